@@ -1,0 +1,1 @@
+"""Test-time adaptation of trained networks with the physics as the loss."""

@@ -1,0 +1,185 @@
+"""python train.py: train a network on simulated phantoms, export its weights, score it on held-out ones."""
+
+import dataclasses
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, open_dict
+
+from qsmdl import __version__
+from qsmdl.cli.build import build_recipe, config_folder, plain
+from qsmdl.cli.errors import reported
+from qsmdl.cli.evaluate import evaluate
+from qsmdl.cli.progress import console, stage
+from qsmdl.data.datamodule import PhantomData
+from qsmdl.data.inputs import Prior
+from qsmdl.data.recipe import Recipe
+from qsmdl.errors import InputError
+from qsmdl.interrupt import EXIT_INTERRUPTED
+from qsmdl.io.weights import save_weights
+from qsmdl.training.callbacks import DataWait, PlainProgress, SliceLogger, StopCleanly
+from qsmdl.training.module import QSMModule
+from qsmdl.validation import check_settings
+
+MODULE_SETTINGS = (
+    "n_steps",
+    "learning_rate",
+    "weight_decay",
+    "n_warmup",
+    "final_learning_rate_factor",
+    "l1",
+    "dipole",
+    "gradient",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Callbacks:
+    """The callbacks of a run, those that are asked afterwards by name."""
+
+    stop: StopCleanly
+    wait: DataWait
+    all: list[Callback]
+
+
+def make_data(config: DictConfig) -> PhantomData:
+    """The data module of a config."""
+    data, phantom, acquisition = plain(config.data), plain(config.phantom), plain(config.acquisition)
+    overrides, prior = data.pop("validation"), data.pop("prior")
+    check_settings("data.prior", Prior, prior)
+    check_settings("data", PhantomData, data)
+    data["patch_size"] = tuple(data["patch_size"])
+    return PhantomData(
+        build_recipe(phantom, acquisition), build_recipe(phantom, acquisition, overrides), Prior(**prior), seed=config.seed, **data
+    )
+
+
+def make_module(config: DictConfig) -> QSMModule:
+    """The Lightning module of a config, its weights drawn from the seed."""
+    settings = {key: value for key, value in plain(config.training).items() if key in MODULE_SETTINGS}
+    check_settings("training", QSMModule, settings)
+    torch.manual_seed(config.seed)
+    return QSMModule(plain(config.network), **settings)
+
+
+def make_callbacks(config: DictConfig, folder: Path) -> Callbacks:
+    """Stopping cleanly comes first: it must save before the averaged weights replace the current ones."""
+    training = config.training
+    stop, wait = StopCleanly(folder / "checkpoints" / "interrupted.ckpt"), DataWait(config.data.batch_size)
+    everything: list[Callback] = [
+        stop,
+        EMAWeightAveraging(decay=training.ema_decay),
+        wait,
+        SliceLogger(),
+        LearningRateMonitor(logging_interval="step"),
+        ModelCheckpoint(folder / "checkpoints", filename="best", monitor="val/nrmse", save_last=True, enable_version_counter=False),
+        TQDMProgressBar() if sys.stderr.isatty() else PlainProgress(n_steps=training.n_steps),
+    ]
+    if training.early_stopping:
+        everything.append(EarlyStopping("val/nrmse", patience=training.early_stopping))
+    return Callbacks(stop, wait, everything)
+
+
+def make_trainer(config: DictConfig, folder: Path, callbacks: list[Callback]) -> lightning.Trainer:
+    """One endless epoch, cut into stretches of `validate_every` steps: a stream has no natural end, and loaders keep their heads between validations."""
+    training = config.training
+    return lightning.Trainer(
+        **plain(config.trainer),
+        max_steps=training.n_steps,
+        max_epochs=-1,
+        limit_train_batches=training.n_steps,
+        val_check_interval=min(training.validate_every, training.n_steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
+        default_root_dir=folder,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
+    )
+
+
+def make_card(config: DictConfig, recipe: Recipe, trainer: lightning.Trainer, seconds: float) -> dict[str, Any]:
+    """What goes with the weights: how to build the network, what it may be fed, what it was trained on."""
+    nrmse = trainer.callback_metrics.get("val/nrmse")
+    return {
+        "qsmdl_version": __version__,
+        "network": plain(config.network),
+        "prior": plain(config.data.prior),
+        "units": "ppm in, ppm out; field = D chi, phase = +2 pi gamma B0 TE field",
+        "envelope": {name: getattr(recipe, name) for name in ("voxel_size_mm", "peak_snr", "max_tilt_deg", "b0_tesla", "contrast")},
+        "recipe": recipe.to_plain(),
+        "recipe_digest": recipe.digest,
+        "training": {
+            **plain(config.training),
+            "seed": config.seed,
+            "steps_done": trainer.global_step,
+            "batch_size": config.data.batch_size,
+            "patch_size": plain(config.data.patch_size),
+            "seconds": round(seconds, 1),
+            "validation_nrmse": None if nrmse is None else round(float(nrmse), 3),
+            "data": "phantoms generated by qsmdl only; no measured scan, no ground truth of any challenge",
+        },
+        "licence": "Apache-2.0",
+    }
+
+
+def _check_resume(path: str | None) -> str | None:
+    if path is not None and not Path(path).is_file():
+        raise InputError(f"resume is {path!r}, but there is no such file. Name a checkpoint of an earlier run, as checkpoints/last.ckpt.")
+    return path
+
+
+def fit(config: DictConfig, folder: Path) -> Path:
+    """Train, and export the averaged weights; returns the exported file. Ends the process with status 130 after an interruption that was saved."""
+    resume = _check_resume(config.resume)
+    data, module, callbacks = make_data(config), make_module(config), make_callbacks(config, folder)
+    trainer = make_trainer(config, folder, callbacks.all)
+    console.print(f"Training {module.network.n_parameters:,} weights for {config.training.n_steps} steps; TensorBoard: tensorboard --logdir {folder}")
+    begun = time.monotonic()
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except RuntimeError as error:
+        if resume and "state_dict" in str(error):
+            raise InputError(f"{resume} belongs to another architecture: {error}. Resume with the network settings of that run.") from error
+        raise
+    if callbacks.stop.interrupted:
+        sys.stderr.write(f"interrupted after step {trainer.global_step}; go on with resume={callbacks.stop.path}; exit status {EXIT_INTERRUPTED}\n")
+        sys.exit(EXIT_INTERRUPTED)
+    console.print(f"  {callbacks.wait.samples_per_s:.2f} patches/s, {100 * callbacks.wait.data_wait_share:.1f} % of the time waiting for data")
+    path = folder / "weights.safetensors"
+    save_weights(path, module.network.state_dict(), make_card(config, data.recipe, trainer, time.monotonic() - begun))
+    return path
+
+
+def train(config: DictConfig, folder: Path) -> None:
+    """Train and, if wanted, score on held-out phantoms with the weights just made."""
+    # Lightning's tips and device reports are noise in a log that people read.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with stage("Training"):
+        path = fit(config, folder)
+    if not config.evaluate:
+        return
+    with open_dict(config):
+        config.data = config.held_out
+        for name in ("unet", "fine"):
+            if name in config.method and config.method[name].checkpoint is None:
+                config.method[name].checkpoint = os.fspath(path)
+    evaluate(config, folder)
+
+
+@hydra.main(version_base=None, config_path=os.fspath(config_folder()), config_name="train")
+def main(config: DictConfig) -> Any:
+    """Entry point of train.py."""
+    with reported():
+        train(config, Path(HydraConfig.get().runtime.output_dir))

@@ -1,0 +1,1 @@
+"""Training data simulated on the fly, validation phantoms, and the Lightning DataModule."""

@@ -1,0 +1,90 @@
+"""The Lightning DataModule: a stream for training, fixed phantoms for validation."""
+
+import logging
+
+import lightning
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from qsmdl.data.inputs import Prior, bounding_box
+from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
+from qsmdl.data.stream import PhantomStream, training_volume
+from qsmdl.errors import InputError
+from qsmdl.scan import Batch
+
+log = logging.getLogger(__name__)
+
+
+class ValidationPhantoms(Dataset[Batch]):
+    """Whole simulated volumes, cut to the mask's bounding box, fixed by the seed; drawn from a stream of their own. Each is rendered once."""
+
+    def __init__(self, recipe: Recipe, prior: Prior, *, n_volumes: int, seed: int):
+        self.recipe, self.prior, self.n_volumes, self.seed = recipe, prior, n_volumes, seed
+        self._volumes: dict[int, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return self.n_volumes
+
+    def __getitem__(self, index: int) -> Batch:
+        if index >= self.n_volumes:
+            raise IndexError(index)
+        if index not in self._volumes:
+            contrast = ("sim1", "sim2")[index % 2]
+            params = draw_volume(self.recipe, volume_seed("validation", self.seed, index), contrast=contrast)
+            scan, truth = render_volume(self.recipe, params)
+            box = bounding_box(scan.mask)
+            volumes = {name: v[box].unsqueeze(0).contiguous() for name, v in training_volume(scan, truth, self.prior).items()}
+            volumes["voxel_size_mm"] = volumes["field_ppm"].new_tensor(params.voxel_size_mm)
+            volumes["b0_direction"] = volumes["field_ppm"].new_tensor(params.b0_direction)
+            self._volumes[index] = volumes
+        return self._volumes[index]  # type: ignore[return-value]
+
+
+class PhantomData(lightning.LightningDataModule):
+    """Streams patches of simulated heads.
+
+    recipe: what volumes are drawn from; validation_recipe: the same for the fixed validation phantoms (alternating Sim1 and Sim2 contrast); prior: the
+    closed-form inversion fed along; n_workers: loader processes, each rendering its own volumes (0: in the trainer's process); seed: of the whole stream.
+    The stream continues after `trainer.global_step` batches, which is what makes a resumed run see the batches that an uninterrupted one would.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        validation_recipe: Recipe,
+        prior: Prior,
+        *,
+        patch_size: tuple[int, int, int] = (48, 48, 48),
+        batch_size: int = 2,
+        batches_per_volume: int = 16,
+        n_workers: int = 1,
+        n_validation_volumes: int = 2,
+        p_drop_weight: float = 0.1,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if n_workers < 0 or n_validation_volumes < 1:
+            raise InputError(f"n_workers is {n_workers} and n_validation_volumes {n_validation_volumes}; at least 0 and 1 are needed.")
+        self.recipe, self.prior, self.n_workers, self.seed = recipe, prior, n_workers, seed
+        self.patch_size, self.batch_size, self.batches_per_volume, self.p_drop_weight = patch_size, batch_size, batches_per_volume, p_drop_weight
+        self.validation = ValidationPhantoms(validation_recipe, prior, n_volumes=n_validation_volumes, seed=seed)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches from the step the trainer stands at."""
+        stream = PhantomStream(
+            self.recipe,
+            self.prior,
+            patch_size=self.patch_size,
+            batch_size=self.batch_size,
+            batches_per_volume=self.batches_per_volume,
+            n_lanes=max(self.n_workers, 1),
+            seed=self.seed,
+            start_batch=self.trainer.global_step if self.trainer else 0,
+            p_drop_weight=self.p_drop_weight,
+        )
+        # The stream seeds itself by batch number, so workers need no seeds of their own; each computes with one thread (torch's default for workers).
+        return DataLoader(stream, batch_size=None, num_workers=self.n_workers, prefetch_factor=8 if self.n_workers else None, persistent_workers=self.n_workers > 0)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation phantoms, one whole volume a batch; rendered in the trainer's process and kept."""
+        return DataLoader(self.validation, batch_size=1, num_workers=0, shuffle=False)

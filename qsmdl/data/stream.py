@@ -1,0 +1,116 @@
+"""An endless stream of training batches simulated on the fly, the same for the same seed wherever it is picked up."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from qsmdl.data.inputs import Prior
+from qsmdl.data.recipe import Recipe, Stream, draw_volume, render_volume, volume_seed
+from qsmdl.errors import InputError
+from qsmdl.physics.fieldmap import fit_field
+from qsmdl.scan import Batch, Scan, Truth
+
+VOLUMES = ("field_ppm", "prior_ppm", "chi_ppm", "mask", "weight")
+
+
+def training_volume(scan: Scan, truth: Truth, prior: Prior) -> dict[str, Tensor]:
+    """The maps of a whole simulated scan that patches are cut from, each [x, y, z]: the field goes through the same estimation as at test time."""
+    field = fit_field(scan)
+    maps = {"field_ppm": field.field_ppm, "prior_ppm": prior(field), "chi_ppm": truth.chi_ppm, "weight": field.weight}
+    volumes: dict[str, Tensor] = {name: (values * scan.mask).float() for name, values in maps.items()}
+    volumes["mask"] = scan.mask
+    return volumes
+
+
+def cut_patch(volumes: dict[str, Tensor], centre: tuple[int, ...], size: tuple[int, int, int]) -> dict[str, Tensor]:
+    """Patches [1, *size] around a voxel, moved inside the volume; axes shorter than the patch are zero-padded at the end."""
+    patches = {}
+    for name, volume in volumes.items():
+        starts = [min(max(c - p // 2, 0), max(n - p, 0)) for c, p, n in zip(centre, size, volume.shape, strict=True)]
+        patch = volume[tuple(slice(s, s + p) for s, p in zip(starts, size, strict=True))]
+        missing = [p - n for p, n in zip(size, patch.shape, strict=True)]
+        if any(missing):
+            patch = torch.nn.functional.pad(patch, [v for m in reversed(missing) for v in (0, m)])
+        patches[name] = patch.unsqueeze(0).contiguous()
+    return patches
+
+
+class PhantomStream(IterableDataset[Batch]):
+    """Batches of patches from simulated heads; batch number b is a function of the settings, the seed and b alone.
+
+    Fields are computed on whole volumes and then cut: a periodic transform of a patch would wrap its field around. A batch mixes patches from the two latest
+    volumes of its lane; each lane (one per loader worker) renders its own volumes and gets a new one every `batches_per_volume` batches.
+    patch_size: (x, y, z) voxels; start_batch: where to pick the stream up (after `start_batch` optimiser steps).
+    Patches are mirrored along random axes, B0 with them, and the weight channel is replaced by the mask with probability `p_drop_weight`, so that a network
+    also runs on field maps that come without weights.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        prior: Prior,
+        *,
+        patch_size: tuple[int, int, int],
+        batch_size: int,
+        batches_per_volume: int,
+        n_lanes: int,
+        seed: int,
+        start_batch: int = 0,
+        stream: Stream = "train",
+        p_drop_weight: float = 0.1,
+    ):
+        super().__init__()
+        for name, value in {"batch_size": batch_size, "batches_per_volume": batches_per_volume, "n_lanes": n_lanes, "patch_size": min(patch_size)}.items():
+            if int(value) < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1.")
+        if not 0 <= p_drop_weight <= 1:
+            raise InputError(f"p_drop_weight is {p_drop_weight}; a probability lies between 0 and 1.")
+        self.recipe, self.prior, self.seed, self.stream = recipe, prior, seed, stream
+        self.patch_size: tuple[int, int, int] = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
+        self.batch_size, self.batches_per_volume, self.n_lanes = int(batch_size), int(batches_per_volume), int(n_lanes)
+        self.start_batch, self.p_drop_weight = start_batch, p_drop_weight
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        if self.n_lanes % stride:
+            raise InputError(f"{stride} loader workers do not divide {self.n_lanes} lanes; each worker renders the volumes of whole lanes.")
+        cached = lru_cache(maxsize=2 * self.n_lanes // stride)(self._volume)
+        batch = self.start_batch + offset
+        while True:
+            yield self.batch(batch, cached)
+            batch += stride
+
+    def _volume(self, index: int) -> tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]:
+        params = draw_volume(self.recipe, volume_seed(self.stream, self.seed, index))
+        scan, truth = render_volume(self.recipe, params)
+        return training_volume(scan, truth, self.prior), params.voxel_size_mm, params.b0_direction, scan.mask.nonzero()
+
+    def batch(self, index: int, volume: "object" = None) -> Batch:
+        """The batch of a number. volume: a (cached) function from volume number to volume."""
+        load = volume if callable(volume) else self._volume
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(7, index)))
+        lane, turn = index % self.n_lanes, index // self.n_lanes // self.batches_per_volume
+        samples = []
+        for _ in range(self.batch_size):
+            back = int(rng.integers(0, 2)) if turn else 0
+            samples.append(self._sample(load(lane + self.n_lanes * (turn - back)), rng))
+        return {key: torch.stack([s[key] for s in samples]) for key in samples[0]}  # type: ignore[return-value]
+
+    def _sample(self, volume: tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+        volumes, voxel_size_mm, b0_direction, inside = volume
+        centre = inside[int(rng.integers(len(inside)))]
+        patches = cut_patch(volumes, tuple(int(c) for c in centre), self.patch_size)
+        mirrored = [axis for axis in range(3) if rng.random() < 0.5]
+        direction = torch.tensor(b0_direction)
+        for axis in mirrored:
+            direction[axis] *= -1
+        if mirrored:
+            patches = {name: patch.flip([axis + 1 for axis in mirrored]) for name, patch in patches.items()}
+        if rng.random() < self.p_drop_weight:
+            patches["weight"] = patches["mask"].float()
+        return {**patches, "voxel_size_mm": torch.tensor(voxel_size_mm), "b0_direction": direction}

@@ -1,0 +1,80 @@
+"""Checks on volumes as they enter, each naming the file at fault."""
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qsmdl.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_PHASE_TOLERANCE_RAD = 0.01
+"""Room for phase stored as scaled integers and for a float32 pi."""
+_LARGEST_LOCAL_PPM, _SMALLEST_LOCAL_PPM = 1.0, 0.005
+"""Plausible 99.9th percentiles of a local field in a head: calcifications and veins reach a few tenths of a ppm."""
+
+
+def check_same_grid(reference: Path, expected: tuple[int, ...], path: Path, shape: tuple[int, ...]) -> None:
+    """Raises InputError naming both files where the first three axes differ."""
+    if tuple(shape[:3]) != tuple(expected[:3]):
+        raise InputError(
+            f"{path} has the shape {tuple(shape)}, but {reference} has {tuple(expected)}; all volumes of one scan must lie on one grid. "
+            "Check that both belong to the same scan, or resample one."
+        )
+
+
+def as_mask(path: Path, volume: Tensor) -> Tensor:
+    """The voxels above 0, as bool. Raises InputError naming the file where no voxel is inside."""
+    mask = volume > 0
+    if not bool(mask.any()):
+        raise InputError(f"The mask {path} is empty: no voxel is above 0. Make a brain mask for this scan, or check that the right file was named.")
+    return mask
+
+
+def finite_inside(path: Path, volume: Tensor, mask: Tensor) -> Tensor:
+    """The volume [..., x, y, z] with NaN and Inf outside the mask set to 0. Raises InputError naming the file where one lies inside the mask."""
+    finite = torch.isfinite(volume)
+    if bool(finite.all()):
+        return volume
+    bad = ~finite & mask
+    if bool(bad.any()):
+        where = tuple(int(i) for i in bad.nonzero()[0])
+        raise InputError(
+            f"{path} holds {int(bad.sum())} NaN or infinite values inside the mask, the first at index {where}. "
+            "Every voxel of the mask needs a finite value: shrink the mask or repair the file."
+        )
+    return torch.where(finite, volume, torch.zeros_like(volume))
+
+
+def check_phase_range(path: Path, phase_rad: Tensor, mask: Tensor) -> None:
+    """Raises InputError naming the file and the range found where phase inside the mask leaves [-pi, pi] by more than rounding."""
+    inside = phase_rad[..., mask]
+    low, high = float(inside.min()), float(inside.max())
+    if low < -math.pi - _PHASE_TOLERANCE_RAD or high > math.pi + _PHASE_TOLERANCE_RAD:
+        raise InputError(
+            f"{path} ranges from {low:.6g} to {high:.6g} inside the mask, but wrapped phase in rad lies between -pi and pi. "
+            "Scanner integers become rad by 2 pi (value - lowest) / (number of levels) - pi, "
+            "e.g. value / 4096 * pi for -4096..4095, or value / 4096 * 2 pi - pi for 0..4095; "
+            "phase in 0..2 pi and unwrapped phase become so by angle(exp(i phase))."
+        )
+
+
+def warn_if_implausible(path: Path, field_ppm: Tensor, mask: Tensor, hz_per_ppm: float, units: str) -> None:
+    """Logs a warning where a local field looks as if its units had been mistaken: too large (Hz taken as ppm) or too small (ppm taken as Hz)."""
+    inside = field_ppm[mask].abs()
+    largest = float(inside.kthvalue(max(1, math.ceil(0.999 * inside.numel()))).values)
+    if largest > _LARGEST_LOCAL_PPM:
+        logger.warning(
+            "%s, read as %s: the 99.9th percentile of |field| is %.4g ppm, but local fields stay below about 1 ppm. "
+            "If the file holds Hz, say so: 1 ppm is %.2f Hz, and it becomes %.4g ppm.",
+            path, units, largest, hz_per_ppm, largest / hz_per_ppm,
+        )  # fmt: skip
+    elif largest < _SMALLEST_LOCAL_PPM:
+        logger.warning(
+            "%s, read as %s: the 99.9th percentile of |field| is only %.4g ppm, but heads reach at least about 0.02 ppm. "
+            "If the file holds ppm, say so: 1 ppm is %.2f Hz, and it becomes %.4g ppm.",
+            path, units, largest, hz_per_ppm, largest * hz_per_ppm,
+        )  # fmt: skip

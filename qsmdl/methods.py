@@ -1,0 +1,144 @@
+"""Everything that is compared, behind one face: solver, network, and FINE on top of a network.
+
+A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Three keywords are not settings but are handed over where a method
+asks for them: `scan` (all echoes), `on_step` (called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to
+go on).
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from qsmdl.adaptation.fidelity import echo_fidelity, field_fidelity
+from qsmdl.adaptation.fine import FineInterrupted, FineSettings, FineState, FineStep, fine_tune
+from qsmdl.data.inputs import Prior, paste, prepare_inputs
+from qsmdl.errors import InputError
+from qsmdl.io.weights import load_weights, save_weights
+from qsmdl.networks.build import build_network, load_tensors
+from qsmdl.networks.scaling import PpmAdapter
+from qsmdl.scan import ChiMap, FieldMap, Outcome, Scan
+from qsmdl.validation import check_settings
+
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "quick.safetensors"
+"""The small network that comes with the package; its card says what it was trained on."""
+
+OnStep = Callable[[int, float], None]
+CONTEXT = ("scan", "on_step", "state_path")
+
+
+class Method:
+    """A method with its settings filled in; call it with a field map and, if there is one, the scan it came from."""
+
+    def __init__(self, name: str, function: Callable[..., ChiMap], **settings: Any):
+        self.name, self.function, self.settings = name, function, settings
+        self._accepts = frozenset(inspect.signature(function).parameters)
+        check_settings(name, function, settings)
+
+    @classmethod
+    def from_partial(cls, name: str, built: "functools.partial[ChiMap]") -> "Method":
+        """From what a method's YAML builds."""
+        return cls(name, built.func, **built.keywords)
+
+    @property
+    def reports_steps(self) -> bool:
+        """Whether progress can be shown."""
+        return "on_step" in self._accepts
+
+    def __call__(self, field: FieldMap, scan: Scan | None = None, *, on_step: OnStep | None = None, state_path: Path | None = None) -> ChiMap:
+        """The susceptibility map of a field."""
+        context = {"scan": scan, "on_step": on_step, "state_path": state_path}
+        return self.function(field, **self.settings, **{k: v for k, v in context.items() if k in self._accepts})
+
+
+def load_network(checkpoint: str | Path | None) -> tuple[PpmAdapter, Prior, Mapping[str, Any]]:
+    """A trained network in evaluation mode, its prior and its card, from a safetensors file (None: the shipped weights).
+
+    The card names the architecture among those of `networks.build`; nothing else in the file is interpreted. Raises InputError for anything that is not such a
+    file, or whose tensors belong to another architecture.
+    """
+    path = Path(checkpoint) if checkpoint is not None else SHIPPED_WEIGHTS
+    tensors, card = load_weights(path)
+    if not isinstance(card.get("network"), dict) or not isinstance(card.get("prior"), dict):
+        raise InputError(f"The card of {path} names no network and prior. Export weights with train.py, which writes both.")
+    try:
+        prior = Prior(**card["prior"])
+        network = build_network(card["network"])
+        load_tensors(network, tensors)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path}: {error}") from error
+    return network.eval(), prior, card
+
+
+@torch.no_grad()
+def unet(field: FieldMap, *, checkpoint: str | Path | None = None) -> ChiMap:
+    """One pass of a trained network over the whole volume (the mask's bounding box).
+
+    checkpoint: a safetensors file of train.py, None for the shipped weights. Peak memory is about 12 activations of the finest level:
+    12 * 4 bytes * width * voxels of the box.
+    """
+    network, prior, _ = load_network(checkpoint)
+    network = network.to(field.field_ppm.device)
+    inputs = prepare_inputs(field, prior)
+    return ChiMap(field.geometry, paste(network(*inputs.arguments), inputs, field), field.mask, Outcome(1, "one pass", 0.0))
+
+
+def fine(
+    field: FieldMap,
+    *,
+    scan: Scan | None = None,
+    checkpoint: str | Path | None = None,
+    fidelity: Literal["echoes", "field"] = "echoes",
+    n_steps: int = 100,
+    learning_rate: float = 1e-3,
+    tv_weight: float = 0.0,
+    target: float = 1.0,
+    patience: int = 20,
+    min_decrease: float = 0.005,
+    time_budget_s: float = 1500.0,
+    on_step: OnStep | None = None,
+    state_path: Path | None = None,
+) -> ChiMap:
+    """FINE (Zhang et al., NeuroImage 2020): the weights of a trained network are fitted to this one scan, with the physics as the loss.
+
+    checkpoint: the network to start from, as for `unet`; fidelity: "echoes" (all echoes' phases, which must start at 0 at TE = 0; without a scan the field is
+    taken) or "field"; the rest: `adaptation.fine.FineSettings`. state_path: where Ctrl-C leaves the state, and from where a fit goes on if the file exists.
+    """
+    if fidelity not in ("echoes", "field"):
+        raise InputError(f"fidelity is {fidelity!r}; it must be 'echoes' or 'field'.")
+    settings = FineSettings(n_steps, learning_rate, tv_weight, target, patience, min_decrease, time_budget_s)
+    network, prior, _ = load_network(checkpoint)
+    network = network.to(field.field_ppm.device)
+    inputs = prepare_inputs(field, prior)
+    if fidelity == "echoes" and scan is not None and field.noise_ppm is not None:
+        data = echo_fidelity(scan, field, inputs.box, inputs.geometry)
+    else:
+        data = field_fidelity(field, inputs.box, inputs.geometry)
+    state = _load_state(state_path)
+    report = None if on_step is None else lambda step: on_step(step.number, _shown(step))
+    try:
+        result = fine_tune(network, inputs.arguments, data.to(field.field_ppm.device), settings, field.geometry.voxel_size_mm, state=state, on_step=report)
+    except FineInterrupted as stop:
+        if state_path is not None:
+            save_weights(state_path, stop.result.state.tensors, {"fine_state": stop.result.state.numbers}, overwrite=True)
+        raise
+    if state_path is not None:
+        Path(state_path).unlink(missing_ok=True)
+    return ChiMap(field.geometry, paste(result.chi_ppm, inputs, field), field.mask, result.outcome)
+
+
+def _shown(step: FineStep) -> float:
+    return step.objective if math.isnan(step.whitened) else step.whitened
+
+
+def _load_state(path: Path | None) -> FineState | None:
+    if path is None or not Path(path).exists():
+        return None
+    tensors, card = load_weights(path)
+    if not isinstance(card.get("fine_state"), dict):
+        raise InputError(f"{path} holds no state of an interrupted FINE. Remove it to start anew.")
+    return FineState(tensors, card["fine_state"])

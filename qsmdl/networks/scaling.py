@@ -1,0 +1,45 @@
+"""The only normalisation in qsmdl: ppm to network units and back by one fixed constant."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from qsmdl.errors import InputError
+
+Channel = Literal["field", "prior", "weight", "mask"]
+
+
+class PpmAdapter(nn.Module):
+    """Wraps a network so that ppm go in and ppm come out.
+
+    network: [batch, len(channels), x, y, z] to [batch, 1, x, y, z]; channels: what it is fed, in this order; scale: network units per ppm (10: the tissue
+    range of +-0.1 ppm becomes +-1); residual: the output is added to the prior, a closed-form inversion of the field, so that the network refines physics
+    instead of learning it. No statistics of any data set are involved: the same map in gives the same map out, whatever it was trained on.
+    """
+
+    def __init__(self, network: nn.Module, *, channels: tuple[Channel, ...] = ("field", "prior", "weight"), scale: float = 10.0, residual: bool = True):
+        super().__init__()
+        unknown = [c for c in channels if c not in ("field", "prior", "weight", "mask")]
+        if unknown or not channels:
+            raise InputError(f"channels are {tuple(channels)}; choose from field, prior, weight, mask, at least one.")
+        if not 0 < float(scale) < 1e6:
+            raise InputError(f"scale is {scale}; it must be a positive number of network units per ppm.")
+        self.network = network
+        self.channels = tuple(channels)
+        self.residual = bool(residual)
+        self.register_buffer("scale", torch.tensor(float(scale)))
+
+    def forward(self, field_ppm: Tensor, prior_ppm: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        """Susceptibility in ppm, 0 outside the mask. All arguments and the result are [batch, 1, x, y, z]; field and prior in ppm, weight with mean 1."""
+        scale = self.get_buffer("scale")
+        inputs = {"field": field_ppm * scale, "prior": prior_ppm * scale, "weight": weight, "mask": mask.to(field_ppm.dtype)}
+        output = self.network(torch.cat([inputs[c] for c in self.channels], dim=1)).float() / scale
+        if self.residual:
+            output = output + prior_ppm
+        return output * mask
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(p.numel() for p in self.parameters())

@@ -1,0 +1,144 @@
+"""Scan a phantom as the QSM challenge 2.0 did: dipole field, complex multi-echo signal, k-space crop, noise (Marques et al., MRM 2021;86:526-542)."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from qsmdl.errors import InputError
+from qsmdl.phantom.downsample import coarse_geometry, coarse_labels, coarse_mask
+from qsmdl.physics.dipole import Dipole
+from qsmdl.physics.fieldmap import phase_difference_field
+from qsmdl.physics.fourier import crop_kspace
+from qsmdl.physics.signal import add_noise, echo_signal, steady_state
+from qsmdl.physics.unring import unring
+from qsmdl.scan import Geometry, Phantom, Scan, Truth
+
+TruthKind = Literal["unrung", "crop"]
+SUPPORT_VOXELS = 2
+"""How far signal and noise reach beyond the brain mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """A gradient-echo protocol; the defaults are those of the QSM challenge 2.0.
+
+    shape: of the scan, over the phantom's field of view; None: the phantom's shape divided by factor (320/205 turns 0.64 mm into 1 mm); peak_snr: largest magnitude of
+    the first echo in the whole head / noise standard deviation per channel, math.inf for no noise; phase_offset_rad: phase at TE = 0; field_padding: zero-padding of
+    the dipole convolution.
+    """
+
+    echo_times_s: tuple[float, ...] = (0.004, 0.012, 0.020, 0.028)
+    repetition_time_s: float = 0.05
+    flip_angle_deg: float = 15.0
+    peak_snr: float = 100.0
+    shape: tuple[int, int, int] | None = None
+    factor: float = 320 / 205
+    phase_offset_rad: float = 0.0
+    field_padding: float = 2.0
+
+    def __post_init__(self) -> None:
+        times = tuple(float(t) for t in self.echo_times_s)
+        object.__setattr__(self, "echo_times_s", times)
+        if not times or any(not 0 < t < 1 for t in times) or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+            raise InputError(f"echo_times_s is {times}; echo times must ascend and lie between 0 and 1 s. Were they given in ms?")
+        if not times[-1] < self.repetition_time_s < 10:
+            raise InputError(f"repetition_time_s is {self.repetition_time_s}; it must exceed the last echo time {times[-1]} s and stay below 10 s.")
+        if not 0 < self.flip_angle_deg <= 90:
+            raise InputError(f"flip_angle_deg is {self.flip_angle_deg}; it must lie above 0 and up to 90 degrees.")
+        if not self.peak_snr > 0:
+            raise InputError(f"peak_snr is {self.peak_snr}; it must be positive (math.inf for no noise).")
+        if not (math.isfinite(self.phase_offset_rad) and 1 <= self.factor < 100 and 1 <= self.field_padding <= 4):
+            raise InputError(
+                f"phase_offset_rad {self.phase_offset_rad} must be finite, factor {self.factor} at least 1 and field_padding {self.field_padding} between 1 and 4."
+            )
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    def scan_shape(self, geometry: Geometry) -> tuple[int, int, int]:
+        """Shape of the scan of a phantom. Raises InputError where it would be finer than the phantom."""
+        if self.shape is None:
+            x, y, z = (max(1, round(n / self.factor)) for n in geometry.shape)
+            return x, y, z
+        if len(self.shape) != 3 or any(not 1 <= m <= n for m, n in zip(self.shape, geometry.shape, strict=True)):
+            raise InputError(f"shape {self.shape} of the scan is finer than the phantom's {geometry.shape} or not three axes. Render the phantom on a finer grid.")
+        return self.shape
+
+
+def _support(mask: Tensor) -> Tensor:
+    """The mask grown by a cube of SUPPORT_VOXELS."""
+    size = 2 * SUPPORT_VOXELS + 1
+    grown = torch.nn.functional.max_pool3d(mask[None, None].float(), size, stride=1, padding=SUPPORT_VOXELS)
+    return grown[0, 0] > 0
+
+
+def _echoes(phantom: Phantom, acquisition: Acquisition, shape: tuple[int, int, int]) -> tuple[Tensor, float]:
+    """Noiseless complex echoes [echo, *shape] of the brain and the peak magnitude of the first echo in the whole head."""
+    geometry = phantom.geometry
+    operator = Dipole.of(geometry, acquisition.field_padding).to(phantom.chi_ppm.device)
+    field = operator(phantom.chi_ppm)
+    del operator
+    magnitude = steady_state(
+        phantom.m0, phantom.r1_per_s, repetition_time_s=acquisition.repetition_time_s, flip_angle_deg=acquisition.flip_angle_deg
+    )
+    # Scalp fat outshines the brain: measured against the brain alone, a peak SNR of 100 would be twice that of the challenge's data.
+    peak = float((magnitude * torch.exp(-acquisition.echo_times_s[0] * phantom.r2star_per_s)).max())
+    magnitude = magnitude * phantom.mask
+    echoes = []
+    for echo_time_s in acquisition.echo_times_s:
+        signal = echo_signal(
+            field, magnitude, phantom.r2star_per_s, echo_time_s=echo_time_s, b0_tesla=geometry.b0_tesla, phase_offset_rad=acquisition.phase_offset_rad
+        )
+        echoes.append(crop_kspace(signal, shape))
+        del signal
+    return torch.stack(echoes), peak
+
+
+def make_truth(phantom: Phantom, geometry: Geometry, mask: Tensor, kind: TruthKind = "unrung") -> Truth:
+    """The truth of a scan: k-space crop of chi, for "unrung" without its Gibbs ringing (Kellner et al. 2016), 0 outside the mask; labels by majority.
+
+    The crop alone keeps the dipole relation to the scan's field; the unrung truth is what the challenge compares with. geometry and mask: of the scan.
+    """
+    if kind not in get_args(TruthKind):
+        raise InputError(f"truth is {kind!r}; it must be 'unrung' (as in the challenge) or 'crop' (faster, rings).")
+    chi = crop_kspace(phantom.chi_ppm, geometry.shape).real.contiguous()
+    if kind == "unrung":
+        chi = unring(chi)
+    return Truth(geometry=geometry, chi_ppm=chi * mask, labels=coarse_labels(phantom.labels, geometry.shape), mask=mask)
+
+
+def acquire(phantom: Phantom, acquisition: Acquisition, generator: torch.Generator, *, truth: TruthKind = "unrung", name: str = "phantom") -> tuple[Scan, Truth]:
+    """Scan a phantom.
+
+    The field of the (brain-only) chi and the signal are made on the phantom's grid and the complex signal is cropped in k-space, so dephasing within a voxel comes
+    from the crop alone. Noise: complex Gaussian, one standard deviation for all echoes. Voxel 0 of scan and phantom lie at the same place; the scan's mask holds the
+    voxels at least half filled by the brain. Scan.frequency_ppm is the weighted mean of phase differences (`phase_difference_field`).
+
+    Magnitude and phase are exactly 0 more than two voxels outside the mask: the challenge's releases hold noise in a thin rim only and zeros beyond, and methods
+    that look at the whole volume should meet the same here.
+
+    truth: "unrung" (default) or "crop", see `make_truth`. Same phantom, acquisition, generator state and number of threads: same bits.
+    Raises InputError for a scan shape finer than the phantom and for an unknown truth.
+    """
+    geometry = coarse_geometry(phantom.geometry, acquisition.scan_shape(phantom.geometry))
+    mask = coarse_mask(phantom.mask, geometry.shape)
+    target = make_truth(phantom, geometry, mask, truth)
+    signal, peak = _echoes(phantom, acquisition, geometry.shape)
+    sigma = peak / acquisition.peak_snr
+    if sigma > 0:
+        signal = add_noise(signal, sigma, generator)
+    signal = signal * _support(mask)
+    scan = Scan(
+        geometry=geometry,
+        echo_times_s=acquisition.echo_times_s,
+        magnitude=signal.abs(),
+        phase_rad=signal.angle(),
+        mask=mask,
+        name=name,
+    )
+    if len(acquisition.echo_times_s) > 1:
+        # The noise is known here, so it need not be estimated from the scan; a noiseless scan gets a token value.
+        scan = replace(scan, frequency_ppm=phase_difference_field(scan, sigma=max(sigma, 1e-6 * peak)).field_ppm)
+    return scan, target

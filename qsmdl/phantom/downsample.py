@@ -1,0 +1,59 @@
+"""Masks, labels and geometry on a coarser grid of the same field of view, in register with the k-space crop (voxel 0 stays where it is)."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from qsmdl.phantom.sampling import apply_separable
+from qsmdl.scan import LABELS, Geometry
+
+Shape = tuple[int, int, int]
+_FAVOURED = {LABELS["blood"]: 1.6, LABELS["calcification"]: 1.2}
+"""A vessel thinner than a voxel never holds the majority of one; its share counts more so that it stays connected."""
+
+
+def coarse_geometry(geometry: Geometry, shape: Shape) -> Geometry:
+    """The geometry of a coarser grid over the same field of view, with the affine's columns stretched."""
+    ratios = [n / m for n, m in zip(geometry.shape, shape, strict=True)]
+    voxel = tuple(v * r for v, r in zip(geometry.voxel_size_mm, ratios, strict=True))
+    affine = geometry.affine
+    if affine is not None:
+        affine = affine.copy()
+        affine[:3, :3] *= ratios
+    return replace(geometry, shape=shape, voxel_size_mm=voxel, affine=affine)
+
+
+def overlap_matrix(n_fine: int, n_coarse: int) -> Tensor:
+    """Share [n_coarse, n_fine] of each coarse voxel covered by each fine one; the centres of both voxels 0 coincide."""
+    width = n_fine / n_coarse
+    centre = torch.arange(n_coarse, dtype=torch.float64)[:, None] * width
+    fine = torch.arange(n_fine, dtype=torch.float64)[None]
+    low = torch.maximum(centre - width / 2, fine - 0.5)
+    high = torch.minimum(centre + width / 2, fine + 0.5)
+    share = (high - low).clamp_min(0)
+    return (share / share.sum(1, keepdim=True)).float()
+
+
+def _matrices(fine: tuple[int, ...], coarse: Shape, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    x, y, z = (overlap_matrix(n, m).to(device) for n, m in zip(fine, coarse, strict=True))
+    return x, y, z
+
+
+def coarse_mask(mask: Tensor, shape: Shape) -> Tensor:
+    """Voxels at least half filled by a boolean mask [x, y, z]: boolean [*shape]."""
+    return apply_separable(mask.float(), _matrices(tuple(mask.shape), shape, mask.device)) >= 0.5
+
+
+def coarse_labels(labels: Tensor, shape: Shape) -> Tensor:
+    """The label with the largest share of each coarse voxel [*shape], uint8; blood and calcification count 1.6 and 1.2 times."""
+    matrices = _matrices(tuple(labels.shape), shape, labels.device)
+    best = torch.zeros(shape, device=labels.device)
+    winner = torch.zeros(shape, dtype=torch.uint8, device=labels.device)
+    present = torch.bincount(labels.reshape(-1).int()).nonzero().flatten().tolist()
+    for label in present:
+        share = apply_separable((labels == label).float(), matrices) * _FAVOURED.get(label, 1.0)
+        better = share > best
+        winner[better] = label
+        best = torch.maximum(best, share)
+    return winner

@@ -1,0 +1,70 @@
+"""Solids as depth functions: about the distance in mm to the surface, positive inside.
+
+Positions come as one tensor [3, ...]; results have the shape [...].
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Point = tuple[float, float, float]
+
+
+def rotation_matrix(angles_deg: Sequence[float]) -> Tensor:
+    """Rotation by three angles about x, then y, then z: [3, 3]."""
+    a, b, c = (math.radians(angle) for angle in angles_deg)
+    about_x = torch.tensor([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
+    about_y = torch.tensor([[math.cos(b), 0, math.sin(b)], [0, 1, 0], [-math.sin(b), 0, math.cos(b)]])
+    about_z = torch.tensor([[math.cos(c), -math.sin(c), 0], [math.sin(c), math.cos(c), 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Three numbers shaped to combine with positions [3, ...]."""
+    return torch.tensor(tuple(values), dtype=like.dtype).reshape(3, *([1] * (like.ndim - 1)))
+
+
+def ellipsoid_depth(
+    position_mm: Tensor, centre_mm: Point, radii_mm: Point, *, rotation_deg: Point = (0.0, 0.0, 0.0), exponent: float = 2.0
+) -> Tensor:
+    """Depth in a (super-)ellipsoid, exact to first order at its surface; exponents above 2 are boxier."""
+    local = position_mm - column(centre_mm, position_mm)
+    if any(rotation_deg):
+        turn = rotation_matrix(rotation_deg).T.to(local)
+        local = torch.tensordot(turn, local, dims=1)
+    radii = column(radii_mm, position_mm)
+    unit = (local / radii).abs().clamp_min(1e-4)
+    if exponent == 2.0:
+        level = (unit * unit).sum(0).sqrt()
+        slope = ((unit / radii) ** 2).sum(0).sqrt() / level
+    else:
+        level = (unit**exponent).sum(0) ** (1 / exponent)
+        slope = (((unit / level) ** (exponent - 1) / radii) ** 2).sum(0).sqrt()
+    return ((1 - level) / slope).clamp(max=min(radii_mm))
+
+
+def tube_depth(position_mm: Tensor, points_mm: Sequence[Point], radii_mm: Sequence[float]) -> Tensor:
+    """Depth in a chain of rounded cones through points with one radius each."""
+    depth: Tensor | None = None
+    for (start, end), (r0, r1) in zip(zip(points_mm, points_mm[1:], strict=False), zip(radii_mm, radii_mm[1:], strict=False), strict=True):
+        a = column(start, position_mm)
+        axis = column(end, position_mm) - a
+        from_start = position_mm - a
+        t = ((from_start * axis).sum(0) / (axis * axis).sum()).clamp(0, 1)
+        piece = r0 + (r1 - r0) * t - (from_start - axis * t).square().sum(0).sqrt()
+        depth = piece if depth is None else torch.maximum(depth, piece)
+    assert depth is not None
+    return depth
+
+
+def smooth_union(a: Tensor, b: Tensor, radius_mm: float) -> Tensor:
+    """Union of two depths with the groove between them filled (polynomial smooth maximum)."""
+    blend = (radius_mm - (a - b).abs()).clamp_min(0) / radius_mm
+    return torch.maximum(a, b) + blend * blend * (radius_mm / 4)
+
+
+def smooth_intersection(a: Tensor, b: Tensor, radius_mm: float) -> Tensor:
+    """Intersection of two depths with a rounded edge."""
+    return -smooth_union(-a, -b, radius_mm)

@@ -1,0 +1,1 @@
+"""Operators and signal models: Fourier, dipole, derivatives, multi-echo signal, field maps. All operators have exact adjoints."""

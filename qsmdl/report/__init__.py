@@ -1,0 +1,1 @@
+"""Telling: tables and figures of results."""

@@ -1,0 +1,72 @@
+"""The alternating direction method of multipliers for sum_i g_i(K_i x), with every K_i x split off. It knows neither operators nor physics."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qsmdl.errors import InputError
+from qsmdl.solvers.solution import Solution
+
+OnStep = Callable[[int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One term g(K x). forward: x -> K x, a new tensor; prox: v -> argmin_z g(z) + mu/2 ||z - v||^2, a new tensor, with mu known to it;
+    start: the first target z - s (its dual starts at 0), None for the prox of 0."""
+
+    forward: Callable[[Tensor], Tensor]
+    prox: Callable[[Tensor], Tensor]
+    start: Tensor
+
+
+def admm(
+    solve: Callable[[Sequence[Tensor]], Tensor], terms: Sequence[Term], *, n_iterations: int, tolerance: float, on_step: OnStep | None = None
+) -> Solution[Tensor]:
+    """Minimise sum_i g_i(K_i x) (Boyd et al., Found Trends Mach Learn 2011, scaled duals).
+
+    solve: the targets t_i = z_i - s_i -> argmin_x sum_i mu_i/2 ||K_i x - t_i||^2. Stops when the relative change ||x - x_before|| / ||x|| falls below the
+    tolerance (0: never), checked before the duals move; residual and curve hold that change. on_step(step, change) is called after every step.
+    Raises InputError for a setting out of range, or if x is no longer finite.
+    """
+    check_iterations(n_iterations, tolerance)
+    targets = [term.start for term in terms]
+    duals = [torch.zeros_like(target) for target in targets]
+    x, before, curve = solve(targets), None, []
+    for step in range(1, n_iterations + 1):
+        change = relative_change(x, before)
+        curve.append(change)
+        if not math.isfinite(change):
+            raise InputError(f"The map is no longer finite after {step} steps. Lower the regularisation or raise the penalty, and check the field map for extreme values.")
+        if on_step is not None:
+            on_step(step, change)
+        if change < tolerance or step == n_iterations:
+            break
+        for i, term in enumerate(terms):
+            v = term.forward(x).add_(duals[i])
+            z = term.prox(v)
+            duals[i] = v.sub_(z)
+            targets[i] = z.sub_(duals[i])
+        x, before = solve(targets), x
+    stopped = "tolerance reached" if curve[-1] < tolerance else "max steps"
+    return Solution(x, len(curve), stopped, curve[-1], tuple(curve))
+
+
+def relative_change(x: Tensor, before: Tensor | None) -> float:
+    """||x - before|| / ||x||; 1 for the first x, 0 where both are 0."""
+    norm = float(torch.linalg.vector_norm(x))
+    if before is None:
+        return 1.0 if norm > 0 else norm
+    distance = float(torch.linalg.vector_norm(x - before))
+    return distance / norm if norm > 0 else distance
+
+
+def check_iterations(n_iterations: int, tolerance: float) -> None:
+    """Refuse numbers of steps and tolerances that no iteration can keep."""
+    if n_iterations < 1:
+        raise InputError(f"n_iterations is {n_iterations}; at least one step is needed.")
+    if not 0 <= tolerance < 1:
+        raise InputError(f"tolerance is {tolerance}; the relative change to stop at must lie between 0 (never) and 1.")

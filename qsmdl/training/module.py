@@ -1,0 +1,101 @@
+"""The Lightning module around a network."""
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from qsmdl.errors import InputError
+from qsmdl.networks.build import build_network
+from qsmdl.scan import Batch
+from qsmdl.training.losses import dipole_consistency, gradient_difference, masked_l1, nrmse
+
+
+def warmup_cosine(step: int, *, n_warmup: int, n_steps: int, final: float) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to `final`, which it keeps."""
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    progress = min((step - n_warmup) / max(n_steps - n_warmup, 1), 1.0)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class QSMModule(lightning.LightningModule):
+    """Supervised training of a network on simulated phantoms.
+
+    network: the plain settings of `networks.build_network` (kept in the checkpoint, so that it holds plain values only); the loss is
+    l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, all in ppm, times the adapter's scale; optimiser AdamW (Loshchilov and Hutter
+    2019) with warm-up and cosine decay over `n_steps`. Validation logs the mean NRMSE over the phantoms as `val/nrmse`.
+    """
+
+    def __init__(
+        self,
+        network: dict[str, Any],
+        *,
+        n_steps: int,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-5,
+        n_warmup: int = 20,
+        final_learning_rate_factor: float = 0.02,
+        l1: float = 1.0,
+        dipole: float = 0.5,
+        gradient: float = 0.1,
+    ):
+        super().__init__()
+        for name, value in {"l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value!r}; it must be a number of at least 0.")
+        if not isinstance(learning_rate, int | float) or not 0 < learning_rate < 1:
+            raise InputError(f"learning_rate is {learning_rate!r}; it must be a number between 0 and 1.")
+        if l1 + dipole + gradient == 0:
+            raise InputError("All loss weights are 0; at least one of l1, dipole and gradient must be positive.")
+        self.save_hyperparameters()
+        self.network = build_network(network)
+        self.example_input_array = None
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Susceptibility in ppm [batch, 1, x, y, z]."""
+        chi: Tensor = self.network(batch["field_ppm"], batch["prior_ppm"], batch["mask"], batch["weight"])
+        return chi
+
+    def loss(self, chi_ppm: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum and its unweighted parts in ppm; parts of weight 0 are not computed."""
+        truth, mask, weights = batch["chi_ppm"], batch["mask"], self.hparams
+        parts: dict[str, Tensor] = {}
+        if weights["l1"]:
+            parts["l1"] = masked_l1(chi_ppm, truth, mask)
+        if weights["dipole"]:
+            parts["dipole"] = dipole_consistency(chi_ppm, truth, mask, batch["weight"], batch["voxel_size_mm"], batch["b0_direction"])
+        if weights["gradient"]:
+            parts["gradient"] = gradient_difference(chi_ppm, truth, mask)
+        total = sum((weights[name] * part for name, part in parts.items()), chi_ppm.new_zeros(()))
+        return total * self.network.get_buffer("scale"), parts
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """One step; stops with the step's number if the loss is not finite, before it can spoil the weights."""
+        loss, parts = self.loss(self(batch), batch)
+        if not torch.isfinite(loss):
+            raise InputError(f"The loss is {loss.item()} at step {self.global_step}. Lower training.learning_rate, or use trainer.precision=32-true.")
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{name}_ppm": part for name, part in parts.items()})
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The reconstruction of one validation phantom, for callbacks that draw it."""
+        chi = self(batch)
+        self.log("val/nrmse", nrmse(chi, batch["chi_ppm"], batch["mask"]), prog_bar=True, batch_size=1)
+        self.log("val/nrmse_prior", nrmse(batch["prior_ppm"], batch["chi_ppm"], batch["mask"]), batch_size=1)
+        return chi
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, with the learning rate set at every step."""
+        settings = self.hparams
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"], betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: warmup_cosine(
+                step, n_warmup=settings["n_warmup"], n_steps=settings["n_steps"], final=settings["final_learning_rate_factor"]
+            ),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,62 @@
+"""Checks settings from outside (YAML, command line, cards) against the annotations of what they are for."""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qsmdl.errors import InputError
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any or isinstance(annotation, str | typing.TypeVar):
+        return True
+    if annotation is None or annotation is type(None):
+        return value is None
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, a) for a in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if annotation is bool:
+        return isinstance(value, bool)
+    if annotation in (int, float):
+        return isinstance(value, int if annotation is int else int | float) and not isinstance(value, bool)
+    if annotation is str:
+        return isinstance(value, str)
+    if annotation is Path:
+        return isinstance(value, str | Path)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        if arguments and arguments[-1] is Ellipsis:
+            return all(_fits(v, arguments[0]) for v in value)
+        return len(value) == len(arguments) and all(_fits(v, a) for v, a in zip(value, arguments, strict=True))
+    return True  # objects that were built before check themselves
+
+
+def _wording(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
+    return text.replace("typing.", "").replace("pathlib.", "")
+
+
+def check_settings(name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a setting that `function` does not have, or whose value does not fit its annotation: numbers as text, a float for a count,
+    a list of the wrong length. `name` is what the message calls the function."""
+    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(target)
+    for key, value in settings.items():
+        if key not in parameters:
+            raise InputError(f"{name} has no setting {key!r}{did_you_mean(key, parameters)} It has: {', '.join(parameters)}.")
+        if key in hints and not _fits(value, hints[key]):
+            raise InputError(f"{name}.{key} is {value!r} ({type(value).__name__}), but must be {_wording(hints[key])}.")
