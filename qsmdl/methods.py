@@ -36,7 +36,7 @@ class Method:
 
     def __init__(self, name: str, function: Callable[..., ChiMap], **settings: Any):
         self.name, self.function, self.settings = name, function, settings
-        self._accepts = frozenset(inspect.signature(function).parameters)
+        self.accepts = frozenset(inspect.signature(function).parameters)
         check_settings(name, function, settings)
 
     @classmethod
@@ -47,12 +47,12 @@ class Method:
     @property
     def reports_steps(self) -> bool:
         """Whether progress can be shown."""
-        return "on_step" in self._accepts
+        return "on_step" in self.accepts
 
     def __call__(self, field: FieldMap, scan: Scan | None = None, *, on_step: OnStep | None = None, state_path: Path | None = None) -> ChiMap:
         """The susceptibility map of a field."""
         context = {"scan": scan, "on_step": on_step, "state_path": state_path}
-        return self.function(field, **self.settings, **{k: v for k, v in context.items() if k in self._accepts})
+        return self.function(field, **self.settings, **{k: v for k, v in context.items() if k in self.accepts})
 
 
 def load_network(checkpoint: str | Path | None) -> tuple[PpmAdapter, Prior, Mapping[str, Any]]:

@@ -145,8 +145,8 @@ def fine_tune(
             misfit = fidelity(chi)
             objective = misfit.loss + (settings.tv_weight * total_variation(chi, mask, voxel_size_mm) if settings.tv_weight else 0)
             if not torch.isfinite(objective):
-                raise InputError(f"FINE's loss is {objective.item()} at step {step}. Lower method.learning_rate (now {settings.learning_rate:g}).")
-            _record(best, float(objective), misfit.whitened, chi)
+                raise InputError(f"FINE's loss is {float(objective.detach())} at step {step}. Lower method.learning_rate (now {settings.learning_rate:g}).")
+            _record(best, float(objective.detach()), misfit.whitened, chi)
             best.seconds = time.monotonic() - started
             if on_step:
                 on_step(FineStep(step, best.curve[-1], math.nan if misfit.whitened is None else float(misfit.whitened), best.seconds))

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: S403 - the exception alone; nothing is unpickled
 from typing import Any
 
 import hydra
@@ -152,6 +153,10 @@ def fit(config: DictConfig, folder: Path) -> Path:
     except RuntimeError as error:
         if resume and "state_dict" in str(error):
             raise InputError(f"{resume} belongs to another architecture: {error}. Resume with the network settings of that run.") from error
+        raise
+    except (UnpicklingError, KeyError, EOFError) as error:
+        if resume:
+            raise InputError(f"{resume} could not be read as a checkpoint of a run: {error}. It is damaged, or holds objects, which are never loaded.") from error
         raise
     if callbacks.stop.interrupted:
         sys.stderr.write(f"interrupted after step {trainer.global_step}; go on with resume={callbacks.stop.path}; exit status {EXIT_INTERRUPTED}\n")

@@ -1,6 +1,7 @@
 """Tissue tables: susceptibility, relaxation and proton density of each label at 7 T, and how they vary from head to head.
 
-Susceptibilities follow the head model of Marques et al. (Magn Reson Med 2021;86:526-542) as ranges, not voxel by voxel; relaxation rates are typical of 7 T.
+Susceptibilities follow the head model of Marques et al. (Magn Reson Med 2021;86:526-542) as ranges, not voxel by voxel; relaxation rates are
+typical of 7 T.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ _CHI_PPM = {
 _SIM1_CHI_PPM = {"white_matter": -0.006, "grey_matter": 0.0085, "csf": 0.004}
 _R1_PER_S = {
     "caudate": 0.58, "globus_pallidus": 0.80, "putamen": 0.60, "red_nucleus": 0.72, "dentate_nucleus": 0.66, "substantia_nigra": 0.70,
-    "thalamus": 0.66, "white_matter": 0.80, "grey_matter": 0.52, "csf": 0.25, "blood": 0.45, "fat": 2.2, "bone": 1.0, "air": 0.5,
+    "thalamus": 0.66, "white_matter": 0.80, "grey_matter": 0.52, "csf": 0.25, "blood": 0.45, "fat": 2.8, "bone": 1.0, "air": 0.5,
     "muscle": 0.55, "calcification": 0.9,
 }  # fmt: skip
 _R2STAR_PER_S = {
@@ -33,7 +34,7 @@ _R2STAR_PER_S = {
 }  # fmt: skip
 _M0 = {
     "caudate": 0.80, "globus_pallidus": 0.72, "putamen": 0.80, "red_nucleus": 0.74, "dentate_nucleus": 0.75, "substantia_nigra": 0.75,
-    "thalamus": 0.76, "white_matter": 0.70, "grey_matter": 0.82, "csf": 1.0, "blood": 0.80, "fat": 0.95, "bone": 0.06, "air": 0.0,
+    "thalamus": 0.76, "white_matter": 0.70, "grey_matter": 0.82, "csf": 1.0, "blood": 0.80, "fat": 1.05, "bone": 0.06, "air": 0.0,
     "muscle": 0.75, "calcification": 0.25,
 }  # fmt: skip
 # Texture: ppm per (1/s) of R2* and of R1, and the relative spread of both rates.
@@ -47,9 +48,9 @@ _R1_SLOPE = {
 }  # fmt: skip
 _R2STAR_SPREAD = {
     "caudate": 0.13, "globus_pallidus": 0.20, "putamen": 0.15, "red_nucleus": 0.15, "dentate_nucleus": 0.18, "substantia_nigra": 0.18,
-    "thalamus": 0.08, "white_matter": 0.10, "grey_matter": 0.14, "csf": 0.05, "blood": 0.08, "calcification": 0.10, "muscle": 0.15, "fat": 0.15, "bone": 0.2,
-}  # fmt: skip
-_R1_SPREAD = {name: 0.05 for name in LABELS} | {"csf": 0.02, "blood": 0.03, "air": 0.0}
+    "thalamus": 0.08, "white_matter": 0.10, "grey_matter": 0.14, "csf": 0.05, "blood": 0.08, "calcification": 0.10, "muscle": 0.15, "fat": 0.15,
+    "bone": 0.2, }  # fmt: skip
+_R1_SPREAD = dict.fromkeys(LABELS, 0.05) | {"csf": 0.02, "blood": 0.03, "air": 0.0}
 
 
 def table(values: dict[str, float]) -> Table:
@@ -101,7 +102,9 @@ def _vary(values: Table, rng: np.random.Generator, spread: float) -> Table:
 
 
 def _mixed_chi(rng: np.random.Generator) -> Table:
-    """Domain randomisation: between and beyond both contrasts, each tissue wide around its value, with an overall scale and a rare sign flip of the tissues."""
+    """Domain randomisation: between and beyond both contrasts, each tissue wide around its value, with an overall scale and a rare sign flip of the
+    tissues.
+    """
     between = rng.uniform(0, 1.3)
     sim1, sim2 = (np.asarray(base_contrast(name).chi_ppm) for name in ("sim1", "sim2"))
     chi = (1 - between) * sim1 + between * sim2

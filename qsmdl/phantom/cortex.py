@@ -1,7 +1,8 @@
 """Folding: sulci as sheets that cut into the hemispheres at right angles to their hull.
 
-The sheets are the zero surfaces of narrow-band noise that is constant along the hull's normal (it is read at the nearest point of the hull), one noise for each
-hemisphere. Cortex lines hull and sheets with one thickness, so crowns, walls and fundi of gyri all carry the same ribbon, and white matter fills what remains.
+The sheets are the zero surfaces of narrow-band noise that is constant along the hull's normal (it is read at the nearest point of the hull), one
+noise for each hemisphere. Cortex lines hull and sheets with one thickness, so crowns, walls and fundi of gyri all carry the same ribbon, and white
+matter fills what remains.
 """
 
 import math
@@ -41,12 +42,15 @@ def _on_hull(noise_left: Tensor, noise_right: Tensor, foot_mm: Tensor, left: Ten
 
 
 def _sylvian(template: Tensor, wobble: Tensor) -> Tensor:
-    """Distance in mm from the lateral fissure: an oblique cleft between temporal lobe and operculum that opens on the insula (a T in coronal section)."""
+    """Distance in mm from the lateral fissure: an oblique cleft between temporal lobe and operculum that opens on the insula (a T in coronal
+    section).
+    """
     x, y, z = template[0].abs(), template[1], template[2]
     height = z - (-9 - 0.42 * (y - 8)) + 1.5 * wobble
     cleft = torch.stack((height.abs(), (38 - x).clamp_min(0), (y - 26).clamp_min(0) + (-36 - y).clamp_min(0))).square().sum(0).sqrt()
     bend = x - 38 + 0.006 * (y - 4) ** 2 + 0.8 * wobble
-    insula = torch.stack((bend.abs(), (height.abs() - 11 + 0.25 * (y - 4).abs()).clamp_min(0), ((y - 2).abs() - 20).clamp_min(0))).square().sum(0).sqrt()
+    tall = (height.abs() - 11 + 0.25 * (y - 4).abs()).clamp_min(0)
+    insula = torch.stack((bend.abs(), tall, ((y - 2).abs() - 20).clamp_min(0))).square().sum(0).sqrt()
     return torch.minimum(cleft, insula)
 
 
@@ -89,5 +93,5 @@ def pial_distance(params: HeadParams, folding: Folding, depth_mm: Tensor, axes: 
     sulcus = torch.minimum(sulcus, shallow)
     sulcus = torch.minimum(sulcus, LATTICE.read(folding.sylvian_mm, axes) - 0.3)
     # Sulci gape at the hull and close towards the fundus.
-    opening = params.sulcal_width_mm * (1 + 1.2 * (1 - depth_mm / 7).clamp(0, 1))
+    opening = params.sulcal_width_mm * (1 + 1.0 * (1 - depth_mm / 6).clamp(0, 1))
     return -smooth_union(-depth_mm, opening - sulcus, 1.5)

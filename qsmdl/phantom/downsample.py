@@ -9,19 +9,30 @@ from qsmdl.phantom.sampling import apply_separable
 from qsmdl.scan import LABELS, Geometry
 
 Shape = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
 _FAVOURED = {LABELS["blood"]: 1.6, LABELS["calcification"]: 1.2}
 """A vessel thinner than a voxel never holds the majority of one; its share counts more so that it stays connected."""
+
+
+def mask_box(mask: Tensor, margin: int = 0) -> Box:
+    """The bounding box of a non-empty mask [x, y, z] and a margin of voxels, within the grid."""
+    spans = []
+    for axis, n in enumerate(mask.shape):
+        others = [a for a in range(3) if a != axis]
+        hit = mask.amax(others).nonzero()
+        spans.append(slice(max(int(hit[0]) - margin, 0), min(int(hit[-1]) + 1 + margin, n)))
+    return spans[0], spans[1], spans[2]
 
 
 def coarse_geometry(geometry: Geometry, shape: Shape) -> Geometry:
     """The geometry of a coarser grid over the same field of view, with the affine's columns stretched."""
     ratios = [n / m for n, m in zip(geometry.shape, shape, strict=True)]
-    voxel = tuple(v * r for v, r in zip(geometry.voxel_size_mm, ratios, strict=True))
+    x, y, z = (v * r for v, r in zip(geometry.voxel_size_mm, ratios, strict=True))
     affine = geometry.affine
     if affine is not None:
         affine = affine.copy()
         affine[:3, :3] *= ratios
-    return replace(geometry, shape=shape, voxel_size_mm=voxel, affine=affine)
+    return replace(geometry, shape=shape, voxel_size_mm=(x, y, z), affine=affine)
 
 
 def overlap_matrix(n_fine: int, n_coarse: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The smooth surfaces of the brain: hemispheres, corpus callosum with diencephalon, cerebellum, brain stem, and the brain mask around them.
 
-Template coordinates resemble MNI space (mm; x right, y anterior, z superior; origin at the anterior commissure). A head's template coordinates are an affine map of its
-head millimetres plus a smooth deformation, so that no two heads, and no two sides of one head, have the same surface.
+Template coordinates resemble MNI space (mm; x right, y anterior, z superior; origin at the anterior commissure). A head's template coordinates are
+an affine map of its head millimetres plus a smooth deformation, so that no two heads, and no two sides of one head, have the same surface.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ class Frame:
     def affine(self, position_mm: Tensor) -> Tensor:
         """Template coordinates [3, ...] of head positions [3, ...] before the deformation."""
         local = position_mm - self.offset_mm.reshape(3, *([1] * (position_mm.ndim - 1)))
-        return torch.tensordot(self.linear, local, dims=1)
+        turned: Tensor = torch.tensordot(self.linear, local, dims=1)
+        return turned
 
     def template(self, axes: Axes) -> Tensor:
         """Template coordinates [3, x, y, z] of the grid spanned by three axes in head millimetres."""
@@ -42,7 +43,7 @@ class Frame:
     def head(self, template_mm: Tensor) -> Tensor:
         """Head positions [..., 3] of template points [..., 3], by fixed-point iteration (the deformation is a gentle contraction)."""
         inverse = torch.linalg.inv(self.linear)
-        position = template_mm @ inverse.T + self.offset_mm
+        position: Tensor = template_mm @ inverse.T + self.offset_mm
         for _ in range(6):
             bent = LATTICE.read_points(self.deformation_mm, position).movedim(0, -1)
             position = (template_mm - bent) @ inverse.T + self.offset_mm
@@ -54,15 +55,16 @@ def make_frame(params: HeadParams) -> Frame:
     turn = rotation_matrix(params.rotation_deg).T
     linear = torch.diag(1 / torch.tensor(params.scale)) @ turn
     offset = torch.tensor(params.offset_mm) + torch.tensor(TEMPLATE_ORIGIN_MM)
-    coarse = [smooth_noise(LATTICE, seeded(params.seed, 10 + i), 24.0) * params.warp_mm for i in range(3)]
-    fine = [smooth_noise(LATTICE, seeded(params.seed, 20 + i), 9.0) * (0.25 * params.warp_mm) for i in range(3)]
+    coarse = [smooth_noise(LATTICE, seeded(params.seed, 10 + i), 28.0) * params.warp_mm for i in range(3)]
+    fine = [smooth_noise(LATTICE, seeded(params.seed, 20 + i), 9.0) * (0.18 * params.warp_mm) for i in range(3)]
     return Frame(linear, offset, torch.stack(coarse) + torch.stack(fine))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Envelope:
-    """Depths in mm on the lattice, positive inside: brain (the mask), hemisphere (pial hull with the fissure open), core (corpus callosum and diencephalon),
-    cerebellum, stem; template [3, x, y, z]: template coordinates of the lattice."""
+    """Depths in mm on the lattice, positive inside: brain (the mask), hemisphere (pial hull with the fissure open), core (corpus callosum and
+    diencephalon), cerebellum, stem; template [3, x, y, z]: template coordinates of the lattice.
+    """
 
     frame: Frame
     template: Tensor
@@ -76,7 +78,8 @@ class Envelope:
 def tentorium_mm(position_mm: Tensor) -> Tensor:
     """Height of the roof over the cerebellum: highest at the midline in front, falling backwards and sideways."""
     x, y, _ = position_mm
-    return -7 + 0.30 * (y + 45).clamp(-60, 20) - 0.006 * x.square().clamp(max=2500)
+    height: Tensor = -7 + 0.30 * (y + 45).clamp(-60, 20) - 0.006 * x.square().clamp(max=2500)
+    return height
 
 
 def _cerebrum(position_mm: Tensor) -> Tensor:
@@ -86,8 +89,8 @@ def _cerebrum(position_mm: Tensor) -> Tensor:
     behind = torch.sigmoid((-y - 38) / 4)
     floor = behind * tentorium_mm(folded) + (1 - behind) * (-19 + 0.10 * (y - 20).clamp_min(0) + 4 * torch.exp(-((x / 10) ** 2)))
     main = smooth_intersection(main, z - floor, 10.0)
-    lobe = tube_depth(folded, ((37, 13, -30), (42, -4, -31), (45, -28, -24), (44, -52, -14)), (15, 19, 19, 16))
-    lobe = smooth_intersection(lobe, x - 17, 5.0)
+    lobe = tube_depth(folded, ((35, 13, -29), (39, -4, -29), (43, -28, -23), (43, -52, -14)), (15, 20, 20, 16))
+    lobe = smooth_intersection(lobe, x - 14, 5.0)
     lobe = smooth_intersection(lobe, z - torch.where(y < -40, floor, torch.full_like(floor, -60)), 4.0)
     return smooth_union(main, lobe, 5.0)
 
@@ -127,7 +130,8 @@ def make_envelope(params: HeadParams) -> Envelope:
     hemisphere = smooth_intersection(cerebrum, fissure, 1.5)
     brain = smooth_union(smooth_union(cerebrum, cerebellum, 8.0), stem, 8.0)
     # The space before the brain stem and between the lobes is cistern: part of a brain extraction.
-    cistern = ellipsoid_depth(template, (0.0, -4.0, -17.0), (20.0, 16.0, 9.0))
+    cistern = ellipsoid_depth(template, (0.0, -4.0, -19.0), (23.0, 17.0, 11.0))
+    cistern = torch.maximum(cistern, ellipsoid_depth(template, (0.0, -38.0, -14.0), (26.0, 16.0, 15.0)))
     rim = 0.8 + 0.3 * smooth_noise(LATTICE, seeded(params.seed, 30), 10.0) + 0.6 * ((template[2] - 20) / 50).clamp(0, 1)
     brain = smooth_union(brain, cistern, 5.0) + rim.clamp_min(0.4)
     # A brain extraction ends where the cord leaves the field of view.

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from qsmdl.phantom.cerebellum import paint_cerebellum
+from qsmdl.phantom.contrast import Contrast
 from qsmdl.phantom.cortex import Folding, make_folding, pial_distance
+from qsmdl.phantom.downsample import mask_box
 from qsmdl.phantom.envelope import LATTICE, Envelope, make_envelope
 from qsmdl.phantom.lesions import calcification_fraction
-from qsmdl.phantom.nuclei import Box, Painter, paint_inner_brain
-from qsmdl.phantom.contrast import Contrast
+from qsmdl.phantom.nuclei import Painter, paint_inner_brain
 from qsmdl.phantom.params import HeadParams, draw_head
 from qsmdl.phantom.raster import tube_fraction
 from qsmdl.phantom.sampling import head_axes, head_scale
@@ -42,16 +43,6 @@ def _paint_tissue(painter: Painter, envelope: Envelope, folding: Folding) -> Ten
     labels[cerebrum & (LATTICE.read(envelope.core, axes) > 0)] = LABELS["white_matter"]
     paint_inner_brain(painter)
     return mask
-
-
-def _brain_box(mask: Tensor) -> Box:
-    """The bounding box of the mask and one voxel around it."""
-    spans = []
-    for axis, n in enumerate(mask.shape):
-        others = [a for a in range(3) if a != axis]
-        hit = mask.amax(others).nonzero()
-        spans.append(slice(max(int(hit[0]) - 1, 0), min(int(hit[-1]) + 2, n)))
-    return spans[0], spans[1], spans[2]
 
 
 def _add_vessels(maps: Maps, labels: Tensor, fraction: Tensor, contrast: Contrast, detail: tuple[Tensor, Tensor]) -> None:
@@ -91,9 +82,10 @@ def _brain_maps(painter: Painter, mask: Tensor, tubes: list[Tubes], voxel_mm: tu
 def render_head(params: HeadParams, geometry: Geometry) -> Phantom:
     """Render a head on a grid.
 
-    The head fills a field of view of 164 x 205 x 205 mm, or part of a larger one; a smaller field of view holds a smaller head. x points right, y anterior,
-    z superior. The anatomy is a function of params and position only: finer grids show the same head. chi is 0 outside the brain mask (brain-only sources, as in the
-    QSM challenge 2.0). Same parameters and number of threads, same bits. Raises InputError where voxels are coarser than 8 mm of head.
+    The head fills a field of view of 164 x 205 x 205 mm, or part of a larger one; a smaller field of view holds a smaller head. x points right, y
+    anterior, z superior. The anatomy is a function of params and position only: finer grids show the same head. chi is 0 outside the brain mask
+    (brain-only sources, as in the QSM challenge 2.0). Same parameters and number of threads, same bits. Raises InputError where voxels are coarser
+    than 8 mm of head.
     """
     axes, scale = head_axes(geometry), head_scale(geometry)
     envelope = make_envelope(params)
@@ -104,7 +96,7 @@ def render_head(params: HeadParams, geometry: Geometry) -> Phantom:
     # Outside the brain nothing is imaged but the scalp's brightness: table values do there.
     whole = {name: per_voxel(getattr(params.contrast, name), labels) for name in ("m0", "r1_per_s", "r2star_per_s")}
     whole["chi_ppm"] = torch.zeros(geometry.shape)
-    box = _brain_box(mask)
+    box = mask_box(mask, margin=1)
     inner = painter.within(box)
     maps = _brain_maps(inner, mask[box], grow_vessels(params, envelope, folding), tuple(v / scale for v in geometry.voxel_size_mm))
     for name in MAP_NAMES:

@@ -15,7 +15,7 @@ from qsmdl.scan import LABELS
 Box = tuple[slice, slice, slice]
 Radii = Sequence[float]
 
-_VENTRICLE = ((7, 30, 3), (8, 26, 8), (7.5, 14, 13), (7, 0, 18), (9, -14, 20), (14, -28, 18), (23, -40, 12), (25, -54, 8), (23, -66, 6))
+_VENTRICLE = ((7, 30, 3), (6.5, 26, 8), (5.5, 14, 13), (5.5, 0, 18), (7, -14, 20), (13, -28, 18), (23, -40, 12), (25, -54, 8), (23, -66, 6))
 _VENTRICLE_RADII = (2.5, 4.5, 4.6, 4.0, 4.2, 5.0, 6.2, 3.6, 1.5)
 _HORN = ((24, -40, 10), (32, -35, -3), (35, -23, -14), (33, -12, -18))
 _HORN_RADII = (4.5, 2.6, 2.2, 2.2)
@@ -30,8 +30,7 @@ def around(grid: Axes, frame: Frame, corners_mm: Sequence[Point], margin_mm: flo
     points = frame.head(torch.tensor([tuple(map(float, c)) for c in corners_mm]))
     low, high = points.amin(0) - margin_mm, points.amax(0) + margin_mm
     edges = [
-        slice(int(torch.searchsorted(axis, low[i].item())), int(torch.searchsorted(axis, high[i].item(), right=True)))
-        for i, axis in enumerate(grid)
+        slice(int(torch.searchsorted(axis, low[i].item())), int(torch.searchsorted(axis, high[i].item(), right=True))) for i, axis in enumerate(grid)
     ]
     return edges[0], edges[1], edges[2]
 
@@ -70,12 +69,14 @@ class Painter:
         part = self.labels[box]
         part[depth_mm > 0] = LABELS[label]
 
-    def tube(self, points: Sequence[Point], radii: Radii, label: str, *, side: int, scale: float = 1.0, shift: Point = (0, 0, 0), gap: bool = False) -> None:
+    def tube(
+        self, points: Sequence[Point], radii: Radii, label: str, *, side: int, scale: float = 1.0, shift: Point = (0, 0, 0), gap: bool = False
+    ) -> None:
         """A tube on one side (+1 right, -1 left); gap keeps it off the midline (septum)."""
         moved = [(side * (x + shift[0]), y + shift[1], z + shift[2]) for x, y, z in points]
         widths = [scale * r for r in radii]
         box = around(self.grid, self.frame, moved, max(widths) + 4)
-        positions = self.positions(box, 0.5)
+        positions = self.positions(box, 0.35)
         depth = tube_depth(positions, moved, widths)
         if gap:
             depth = torch.minimum(depth, side * positions[0] - 0.8)
@@ -93,7 +94,7 @@ class Painter:
         shift: Point = (0, 0, 0),
         rim: str | None = None,
         exponent: float = 2.0,
-        ruffle_mm: float = 0.6,
+        ruffle_mm: float = 0.4,
     ) -> None:
         """An ellipsoid on one side, mirrored with its rotation; rim: label of a 1 mm coat around it (a medullary lamina)."""
         moved = (side * (centre[0] + shift[0]), centre[1] + shift[1], centre[2] + shift[2])

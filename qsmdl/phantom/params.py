@@ -19,10 +19,11 @@ CALCIFICATION_CHANCE = 0.4
 class HeadParams:
     """Everything that `render_head` needs: plain numbers, in head millimetres and degrees.
 
-    seed: of the random fields (folding, warps, texture, vessel tree); contrast: tissue tables; scale, rotation_deg, offset_mm: of the whole head; warp_mm: rms of the
-    smooth deformation; gyral_wavelength_mm, sulcal_depth_mm, sulcal_width_mm (half width), cortex_mm (thickness); ventricle_scale; nucleus_scale and nucleus_shift_mm:
-    14 numbers and 14 x 3 numbers (labels 1-7 left, then right); n_cortical_veins, n_deep_veins, vein_radius_mm; texture_mix: share of fine detail in the texture;
-    texture_correlation: of R1 with R2* detail; blur_mm: standard deviation of the smoothing at tissue borders; calcification_*: centre, semi-axes (all 0: none).
+    seed: of the random fields (folding, warps, texture, vessel tree); contrast: tissue tables; scale, rotation_deg, offset_mm: of the whole head;
+    warp_mm: rms of the smooth deformation; gyral_wavelength_mm, sulcal_depth_mm, sulcal_width_mm (half width), cortex_mm (thickness);
+    ventricle_scale; nucleus_scale and nucleus_shift_mm: 14 numbers and 14 x 3 numbers (labels 1-7 left, then right); n_cortical_veins, n_deep_veins,
+    vein_radius_mm; texture_mix: share of fine detail in the texture; texture_correlation: of R1 with R2* detail; blur_mm: standard deviation of the
+    smoothing at tissue borders; calcification_centre_mm and calcification_radii_mm: centre and semi-axes (all 0: none) in template millimetres.
     """
 
     seed: int
@@ -30,10 +31,10 @@ class HeadParams:
     scale: Triple = (0.915, 0.935, 0.915)
     rotation_deg: Triple = (0.0, 0.0, 0.0)
     offset_mm: Triple = (0.0, 0.0, 0.0)
-    warp_mm: float = 1.5
+    warp_mm: float = 1.0
     gyral_wavelength_mm: float = 26.0
     sulcal_depth_mm: float = 15.0
-    sulcal_width_mm: float = 0.5
+    sulcal_width_mm: float = 0.42
     cortex_mm: float = 2.6
     ventricle_scale: float = 1.0
     nucleus_scale: tuple[float, ...] = (1.0,) * N_NUCLEI
@@ -92,7 +93,7 @@ def _triple(values: np.ndarray) -> Triple:
 def _draw_calcification(rng: np.random.Generator) -> tuple[Triple, Triple]:
     """Beside the falx, above the corpus callosum: centre and semi-axes in template millimetres, a few mm to 1 cm long."""
     centre = np.array([rng.choice((-1, 1)) * rng.uniform(0.5, 3.0), rng.uniform(-45, 40), rng.uniform(34, 56)])
-    radius = rng.uniform(1.8, 2.8)
+    radius = rng.uniform(1.7, 2.6)
     radii = radius * np.array([rng.uniform(0.7, 0.9), rng.uniform(1.0, 1.6), rng.uniform(0.9, 1.3)])
     return _triple(centre), _triple(radii)
 
@@ -100,9 +101,10 @@ def _draw_calcification(rng: np.random.Generator) -> tuple[Triple, Triple]:
 def draw_head(seed: int, *, contrast: ContrastName, calcification: bool | None = None, variation: float = 1.0) -> HeadParams:
     """Draw a head.
 
-    contrast: "sim1" (ordinary), "sim2" (larger white/grey contrast) or "random" (training); calcification: True, False, or None for the contrast's own habit (sim1
-    never, sim2 always, random in 40 %); variation: how far anatomy strays from the template, 1 as between adults, 0 not at all. Same seed, same head: the anatomy of a
-    seed does not depend on the contrast. Raises InputError for an unknown contrast, a negative seed or a variation outside 0 ... 1.5.
+    contrast: "sim1" (ordinary), "sim2" (larger white/grey contrast) or "random" (training); calcification: True, False, or None for the contrast's
+    own habit (sim1 never, sim2 always, random in 40 %); variation: how far anatomy strays from the template, 1 as between adults, 0 not at all.
+    Same seed, same head: the anatomy of a seed does not depend on the contrast. Raises InputError for an unknown contrast, a negative seed or a
+    variation outside 0 ... 1.5.
     """
     if not 0 <= variation <= 1.5:
         raise InputError(f"variation is {variation}; it must lie between 0 and 1.5, or structures run into each other.")
@@ -130,10 +132,10 @@ def _draw_anatomy(rng: np.random.Generator, variation: float) -> dict[str, Any]:
         "scale": (around(0.915, 0.04), around(0.935, 0.04), around(0.915, 0.04)),
         "rotation_deg": (around(0, 5), around(0, 3), around(0, 4)),
         "offset_mm": (around(0, 2), around(0, 2), around(0, 2)),
-        "warp_mm": around(1.5, 0.7),
+        "warp_mm": around(1.0, 0.4),
         "gyral_wavelength_mm": around(26.0, 3.0),
         "sulcal_depth_mm": around(16.0, 3.0),
-        "sulcal_width_mm": around(0.5, 0.2),
+        "sulcal_width_mm": around(0.42, 0.17),
         "cortex_mm": around(2.5, 0.3),
         "ventricle_scale": around(1.0, 0.3),
         "nucleus_scale": tuple(around(1.0, 0.1) for _ in range(N_NUCLEI)),

@@ -1,6 +1,7 @@
 """Draw tubes into a volume of fractions, touching only the voxels near each centreline."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def tube_fraction(tubes: Sequence[Tubes], axes: Axes) -> Tensor:
     filled = torch.zeros(shape[0] * shape[1] * shape[2])
     dense = [_dense(t, 0.5 * size) for t in tubes]
     points, radii = (torch.cat(parts) for parts in zip(*dense, strict=True))
-    for low, high in zip(_CLASSES_MM, _CLASSES_MM[1:], strict=False):
+    for low, high in pairwise(_CLASSES_MM):
         chosen = (radii > low) & (radii <= high)
         if bool(chosen.any()):
             _stamp(filled, points[chosen], radii[chosen], origin, voxel, size, shape)
@@ -51,7 +52,7 @@ def _stamp(filled: Tensor, points: Tensor, radii: Tensor, origin: Tensor, voxel:
     offsets = _offsets(float(radii.max()) + 0.5 * size, voxel)
     limits, strides = torch.tensor(shape), torch.tensor([shape[1] * shape[2], shape[2], 1])
     n = max(1, _CHUNK // len(offsets))
-    for part, radius in zip(points.split(n), radii.split(n), strict=True):
+    for part, radius in zip(torch.split(points, n), torch.split(radii, n), strict=True):
         exact = (part - origin) / voxel
         nearest = exact.round().long()
         index = nearest[:, None] + offsets

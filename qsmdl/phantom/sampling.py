@@ -1,6 +1,7 @@
 """Grids in head coordinates, and smooth fields that are defined once and read on any grid.
 
-Everything random or smooth in a phantom lives on a fixed lattice in millimetres and is interpolated, so that one seed gives one anatomy at every voxel size.
+Everything random or smooth in a phantom lives on a fixed lattice in millimetres and is interpolated, so that one seed gives one anatomy at every
+voxel size.
 """
 
 from collections.abc import Callable
@@ -33,11 +34,10 @@ def head_axes(geometry: Geometry) -> Axes:
     voxel = max(geometry.voxel_size_mm) / scale
     if voxel > COARSEST_VOXEL_MM:
         raise InputError(
-            f"the voxels of {geometry} are {voxel:.3g} mm in a head scaled to its field of view; heads need {COARSEST_VOXEL_MM:g} mm or less. Use more voxels."
+            f"the voxels of {geometry} are {voxel:.3g} mm in a head scaled to its field of view; "
+            f"heads need {COARSEST_VOXEL_MM:g} mm or less. Use more voxels."
         )
-    x, y, z = (
-        (torch.arange(n, dtype=torch.float32) * v - n * v / 2) / scale for n, v in zip(geometry.shape, geometry.voxel_size_mm, strict=True)
-    )
+    x, y, z = ((torch.arange(n, dtype=torch.float32) * v - n * v / 2) / scale for n, v in zip(geometry.shape, geometry.voxel_size_mm, strict=True))
     return x, y, z
 
 
@@ -123,9 +123,8 @@ def band_noise(lattice: Lattice, generator: torch.Generator, response: Callable[
     kx, ky = (torch.fft.fftfreq(n, lattice.spacing_mm) for n in lattice.shape[:2])
     kz = torch.fft.rfftfreq(lattice.shape[2], lattice.spacing_mm)
     k = torch.sqrt(kx[:, None, None] ** 2 + ky[None, :, None] ** 2 + kz**2)
-    noise = torch.fft.irfftn(torch.fft.rfftn(white) * response(k), s=lattice.shape)
-    noise = noise - noise.mean()
-    return noise / noise.std()
+    noise: Tensor = torch.fft.irfftn(torch.fft.rfftn(white).mul_(response(k)), s=lattice.shape)
+    return noise.sub_(noise.mean()).div_(noise.std())
 
 
 def smooth_noise(lattice: Lattice, generator: torch.Generator, scale_mm: float) -> Tensor:

@@ -5,6 +5,7 @@ Positions come as one tensor [3, ...]; results have the shape [...].
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,16 +48,21 @@ def ellipsoid_depth(
 
 def tube_depth(position_mm: Tensor, points_mm: Sequence[Point], radii_mm: Sequence[float]) -> Tensor:
     """Depth in a chain of rounded cones through points with one radius each."""
+    points = torch.tensor([tuple(map(float, point)) for point in points_mm], dtype=position_mm.dtype)
+    flat = position_mm.reshape(3, -1)
+    # |p - a - t b|^2 from the products of all segments at once: fewer passes over memory than segment by segment in coordinates.
+    square, along_points = flat.square().sum(0), points @ flat
     depth: Tensor | None = None
-    for (start, end), (r0, r1) in zip(zip(points_mm, points_mm[1:], strict=False), zip(radii_mm, radii_mm[1:], strict=False), strict=True):
-        a = column(start, position_mm)
-        axis = column(end, position_mm) - a
-        from_start = position_mm - a
-        t = ((from_start * axis).sum(0) / (axis * axis).sum()).clamp(0, 1)
-        piece = r0 + (r1 - r0) * t - (from_start - axis * t).square().sum(0).sqrt()
+    for i, (r0, r1) in enumerate(pairwise(radii_mm)):
+        start, axis = points[i], points[i + 1] - points[i]
+        length = float(axis @ axis)
+        projected = along_points[i + 1] - along_points[i] - float(start @ axis)
+        t = (projected / length).clamp_(0, 1)
+        distance = square - 2 * along_points[i] + float(start @ start) - t * (2 * projected - t * length)
+        piece = r0 + (r1 - r0) * t - distance.clamp_min_(0).sqrt_()
         depth = piece if depth is None else torch.maximum(depth, piece)
     assert depth is not None
-    return depth
+    return depth.reshape(position_mm.shape[1:])
 
 
 def smooth_union(a: Tensor, b: Tensor, radius_mm: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Maps from labels: relaxation rates with detail, and susceptibility that follows them within each tissue (Marques et al., MRM 2021;86:526-542)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,8 @@ def _detail(params: HeadParams, stream: int) -> Tensor:
     """Unit-variance detail on the fine lattice: patches of about 4 mm and a power-law remainder down to 1.3 mm."""
     coarse = smooth_noise(_FINE, seeded(params.seed, stream), 3.9)
     fine = band_noise(_FINE, seeded(params.seed, stream + 1), lambda k: (k + 0.05) ** -0.8)
-    return (1 - params.texture_mix) ** 0.5 * coarse + params.texture_mix**0.5 * fine
+    share = params.texture_mix
+    return coarse * math.sqrt(1 - share) + fine * math.sqrt(share)
 
 
 def draw_detail(params: HeadParams, axes: Axes) -> tuple[Tensor, Tensor]:
@@ -66,7 +68,7 @@ def tissue_means(values: Tensor, labels: Tensor) -> Tensor:
 
 
 def tissue_maps(contrast: Contrast, labels: Tensor, detail: tuple[Tensor, Tensor]) -> Maps:
-    """chi = chi_ref + a (R2* - mean R2*) + b (R1 - mean R1) within each label, and the rates themselves.
+    """Maps with chi = chi_ref + a (R2* - mean R2*) + b (R1 - mean R1) within each label, and the rates themselves.
 
     labels: integers of any shape; detail: unit-variance fields for R2* and R1 of that shape.
     """

@@ -1,6 +1,7 @@
 """The venous tree: dural sinuses, deep veins, medullary veins in white matter, and cortical veins that branch and dive into sulci.
 
-Vessels are polylines with a radius at each point, in head millimetres. They are grown from the seed on the smooth lattice fields, all of one kind at a time.
+Vessels are polylines with a radius at each point, in head millimetres. They are grown from the seed on the smooth lattice fields, all of one kind
+at a time.
 """
 
 import math
@@ -28,11 +29,11 @@ class Tubes:
 
 _NAMED = (
     # Straight sinus from the great vein to the confluence.
-    (0, ((0, -37, 9), (0, -41, 5), (0, -50, 1), (0, -70, -8), (0, -92, -15)), (1.3, 1.8, 1.8, 2.0, 2.4)),
+    (0, ((0, -37, 9), (0, -41, 5), (0, -50, 1), (0, -70, -8), (0, -92, -15)), (1.1, 1.4, 1.4, 1.6, 2.0)),
     # Inferior sagittal sinus.
     (0, ((0, 34, 24), (0, 15, 34), (0, -10, 38), (0, -32, 30), (0, -42, 12)), (0.4, 0.6, 0.7, 0.8, 0.9)),
     # Transverse sinus along the tentorium's rim.
-    (1, ((0, -93, -15), (28, -89, -19), (50, -70, -24), (56, -52, -30), (50, -42, -42)), (2.4, 2.6, 2.6, 2.4, 2.2)),
+    (1, ((0, -93, -15), (28, -89, -19), (50, -70, -24), (56, -52, -30), (50, -42, -42)), (1.9, 2.1, 2.2, 2.1, 1.8)),
     # Internal cerebral, septal, thalamostriate and basal veins.
     (1, ((2.5, 2, 11), (2.5, -8, 14), (2.2, -24, 13), (0.5, -37, 9)), (0.7, 0.8, 1.0, 1.2)),
     (1, ((5, 27, 8), (3, 16, 9), (2.5, 2, 11)), (0.3, 0.4, 0.5)),
@@ -66,7 +67,7 @@ def _sagittal_sinus(envelope: Envelope, generator: torch.Generator) -> Tubes:
     direction = torch.stack((torch.zeros_like(angle), angle.cos(), angle.sin()), -1)
     reach = torch.arange(30.0, 110.0, 0.5)
     ray = envelope.frame.head(centre + reach[None, :, None] * direction[:, None])
-    radius = torch.linspace(0.8, 2.7, 90) * (1 + 0.15 * torch.randn((), generator=generator)).clamp(0.7, 1.3)
+    radius = torch.linspace(0.7, 2.3, 90) * (1 + 0.15 * torch.randn((), generator=generator)).clamp(0.7, 1.3)
     inside = LATTICE.read_points(envelope.brain, ray) > 0.75 * radius[:, None]
     last = (inside * torch.arange(1, len(reach) + 1)).amax(1).clamp_min(1) - 1
     points = ray[torch.arange(90), last]
@@ -76,10 +77,12 @@ def _sagittal_sinus(envelope: Envelope, generator: torch.Generator) -> Tubes:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-6)
 
 
-def _walk(start: Tensor, heading: Tensor, n_steps: int, turn: float, generator: torch.Generator, correct: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _walk(
+    start: Tensor, heading: Tensor, n_steps: int, turn: float, generator: torch.Generator, correct: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """Persistent random walks [vessel, n_steps, 3]; correct(position, heading) returns the next position after a free step."""
     path, position = [start], start
     for _ in range(n_steps - 1):

@@ -15,8 +15,9 @@ from qsmdl.units import rad_per_ppm
 
 
 class LineFit(NamedTuple):
-    """Weighted line through the phases of each voxel. slope_rad_per_s, offset_rad, information: [voxel]; residual_rad [echo, voxel].
-    sigma / sqrt(information) is the slope's standard deviation."""
+    """Weighted line through the phases of each voxel. slope_rad_per_s, offset_rad, information: [voxel]; residual_rad [echo, voxel]. sigma /
+    sqrt(information) is the slope's standard deviation.
+    """
 
     slope_rad_per_s: Tensor
     offset_rad: Tensor
@@ -24,17 +25,20 @@ class LineFit(NamedTuple):
     residual_rad: Tensor
 
 
-def fit_field(scan: Scan, *, offset: bool = False, sigma: float | None = None, kind: FieldKind = "local") -> FieldMap:
+def fit_field(scan: Scan, *, offset: bool = False, sigma: float | None = None, kind: FieldKind = "local", misfit_noise: bool = False) -> FieldMap:
     """Least-squares field over all echoes, phases weighted by the squared magnitude (1 / variance).
 
-    offset: fit a phase at TE = 0 as well. RC2 scans have none, and leaving it out halves the noise, so False is the default; measured scans with a coil phase
-    need True (or have it removed before). sigma: standard deviation of the signal's noise per channel in the units of the magnitude, None to estimate it
-    (`estimate_noise`). kind: whether the scan's field is "local" or "total".
+    offset: fit a phase at TE = 0 as well. RC2 scans have none, and leaving it out halves the noise, so False is the default; measured scans with a
+    coil phase need True (or have it removed before). sigma: standard deviation of the signal's noise per channel in the units of the magnitude, None
+    to estimate it (`estimate_noise`). kind: whether the scan's field is "local" or "total".
 
-    Without an offset the first echo is unwrapped in space and the later ones by prediction from the earlier; with an offset this is done for the differences
-    to the first echo. noise_ppm is the propagated standard deviation of each voxel, larger where the line does not fit (`_misfit`: dephased voxels);
-    weight is its inverse, mean 1 in the mask. Voxels without signal get a finite noise, about 1000 times that of the brightest.
-    Raises InputError where echoes are too few or sigma cannot be had.
+    Without an offset the first echo is unwrapped in space and the later ones by prediction from the earlier; with an offset this is done for the
+    differences to the first echo. noise_ppm is the propagated standard deviation of each voxel; weight is its inverse, mean 1 in the mask. Voxels
+    without signal get a finite noise, about 1000 times that of the brightest.
+
+    misfit_noise: raise the noise where the line does not fit (`_misfit`), mostly dephased voxels next to strong sources. On simulated heads this made
+    the inverted map of a calcification weaker and the map's error larger, so it is off. Raises InputError where echoes are too few or sigma cannot be
+    had.
     """
     magnitude, phase = _difference_phases(scan) if offset else _phases(scan)
     first = fit_line(phase, phase_information(magnitude), scan.echo_times_s, offset=offset)
@@ -43,17 +47,18 @@ def fit_field(scan: Scan, *, offset: bool = False, sigma: float | None = None, k
     fit = fit_line(phase, information, scan.echo_times_s, offset=offset)
     per_ppm = rad_per_ppm(scan.geometry.b0_tesla, 1.0)
     noise_ppm = sigma / (fit.information.sqrt() * per_ppm)
-    misfit = _misfit(fit.residual_rad, information / sigma**2, 2 if offset else 1)
-    return _field_map(scan, fit.slope_rad_per_s / per_ppm, noise_ppm * misfit, kind)
+    if misfit_noise:
+        noise_ppm = noise_ppm * _misfit(fit.residual_rad, information / sigma**2, 2 if offset else 1)
+    return _field_map(scan, fit.slope_rad_per_s / per_ppm, noise_ppm, kind)
 
 
 def phase_difference_field(scan: Scan, *, sigma: float | None = None, kind: FieldKind = "local") -> FieldMap:
     """The field map handed out with RC2: weighted mean of the phase differences of the later echoes to the first.
 
     f = sum_k w_k (phi_k - phi_1) / (TE_k - TE_1) / sum_k w_k for k = 2..n with w_k = 1 / v_k, v_k = (M_1^2 + M_k^2) / ((M_1 M_k)^2 (TE_k - TE_1)^2)
-    (Robinson et al., NMR Biomed 2017; QSM Challenge 2.0 Organization Committee, Magn Reson Med 2021). The first difference is unwrapped in space, the others
-    in time. noise_ppm counts that all differences share the noise of the first echo. sigma and kind as in `fit_field`.
-    Raises InputError for fewer than two echoes.
+    (Robinson et al., NMR Biomed 2017; QSM Challenge 2.0 Organization Committee, Magn Reson Med 2021). The first difference is unwrapped in space, the
+    others in time. noise_ppm counts that all differences share the noise of the first echo. sigma and kind as in `fit_field`. Raises InputError for
+    fewer than two echoes.
     """
     magnitude, phase = _difference_phases(scan)
     times = _time_differences(scan)
@@ -74,8 +79,8 @@ def phase_difference_field(scan: Scan, *, sigma: float | None = None, kind: Fiel
 def estimate_noise(scan: Scan, *, offset: bool = False) -> float:
     """Standard deviation of the noise in the real and in the imaginary part, in the units of the magnitude.
 
-    From the residuals of the line through the phases (`sigma_from_residuals`) where the echoes leave a degree of freedom: two echoes, three with an offset.
-    Otherwise from air outside the mask (`sigma_from_air`), or an InputError.
+    From the residuals of the line through the phases (`sigma_from_residuals`) where the echoes leave a degree of freedom: two echoes, three with an
+    offset. Otherwise from air outside the mask (`sigma_from_air`), or an InputError.
     """
     n_free = len(scan.echo_times_s) - (2 if offset else 1)
     if n_free < 1:
@@ -115,7 +120,9 @@ def _phases(scan: Scan) -> tuple[Tensor, Tensor]:
 def _difference_phases(scan: Scan) -> tuple[Tensor, Tensor]:
     """Magnitude and phase [echo, voxel] minus the first echo's phase: 0 in the first echo, unwrapped in the others."""
     if len(scan.echo_times_s) < 2:
-        raise InputError(f"the scan has {len(scan.echo_times_s)} echo, but phase differences need at least two. Fit without an offset, or scan more echoes.")
+        raise InputError(
+            f"the scan has {len(scan.echo_times_s)} echo, but phase differences need at least two. Fit without an offset, or scan more echoes."
+        )
     box = mask_box(scan.mask)
     inside = scan.mask[box]
     magnitude, phase = scan.magnitude[:, *box][:, inside], scan.phase_rad[:, *box][:, inside]
@@ -140,10 +147,11 @@ def _time_differences(scan: Scan) -> Tensor:
 
 
 def _misfit(residual_rad: Tensor, inverse_variance: Tensor, n_parameters: int) -> Tensor:
-    """Factor [voxel] on the noise of voxels that one frequency cannot explain, as next to a calcification: 1 for 99.9 % of the voxels where the model holds.
+    """Factor [voxel] on the noise of voxels that one frequency cannot explain, as next to a calcification: 1 for 99.9 % of the voxels where the model
+    holds.
 
-    sqrt(chi-square / its 99.9 % quantile), at least 1: the part of the misfit that noise does not explain counts as noise, like the relative residual in
-    MEDI's noise map (Liu et al., Magn Reson Med 2013).
+    sqrt(chi-square / its 99.9 % quantile), at least 1: the part of the misfit that noise does not explain counts as noise, like the relative residual
+    in MEDI's noise map (Liu et al., Magn Reson Med 2013).
     """
     n_free = residual_rad.shape[0] - n_parameters
     if n_free < 1:

@@ -1,7 +1,7 @@
 """Removal of Gibbs ringing by local sub-voxel shifts (Kellner, Dhital, Kiselev, Reisert, Magn Reson Med 2016;76:1574-1581).
 
-A band-limited edge rings only where its samples miss the zeros of the sinc. Shifting the sampling grid by a fraction of a voxel, chosen for each voxel where the total
-variation beside it is least, then interpolating back, removes the ringing and keeps the edge.
+A band-limited edge rings only where its samples miss the zeros of the sinc. Shifting the sampling grid by a fraction of a voxel, chosen for each
+voxel where the total variation beside it is least, then interpolating back, removes the ringing and keeps the edge.
 """
 
 import math
@@ -23,9 +23,11 @@ def _ramp(n: int, shift: float, device: torch.device) -> Tensor:
 
 def _variation(rows: Tensor) -> Tensor:
     """Sum of |differences| over three neighbour pairs, left or right of each sample, whichever is less (periodic)."""
-    steps = (torch.roll(rows, -1, -1) - rows).abs_()
-    triple = steps + torch.roll(steps, -1, -1) + torch.roll(steps, -2, -1)
-    return torch.minimum(torch.roll(triple, -1, -1), torch.roll(triple, 4, -1))
+    n = rows.shape[-1]
+    padded = torch.cat((rows[:, -4:], rows, rows[:, :4]), dim=-1)
+    steps = torch.diff(padded).abs_()
+    triple = (steps[:, :-2] + steps[:, 1:-1]).add_(steps[:, 2:])
+    return torch.minimum(triple[:, :n], triple[:, 5 : n + 5])
 
 
 def _unring_rows(rows: Tensor, shifts: Sequence[float]) -> Tensor:
@@ -48,24 +50,27 @@ def _unring_rows(rows: Tensor, shifts: Sequence[float]) -> Tensor:
 def unring(volume: Tensor, *, axes: Sequence[int] = (0, 1, 2), n_shifts: int = 21) -> Tensor:
     """Remove the ringing that a k-space crop left, along each axis in turn (1-D variant of Kellner et al. 2016).
 
-    volume: real [x, y, z], any size and unit, periodic as k-space makes it. n_shifts: odd number of shifts spread evenly over -0.5 ... 0.5 voxel, 0 among them.
-    Returns a volume of the same shape. Ties keep the unshifted value, so a constant stays as it is; elsewhere linear interpolation costs up to h^2/8 of the
-    second derivative. Raises InputError for complex input, other than three axes, an axis shorter than 8, or an even number of shifts.
+    volume: real [x, y, z], any size and unit, periodic as k-space makes it. n_shifts: odd number of shifts spread evenly over -0.5 ... 0.5 voxel, 0
+    among them.
+    Returns a volume of the same shape. Ties keep the unshifted value, so a constant stays as it is; elsewhere linear interpolation costs up to
+    h^2/8 of the second derivative. Raises InputError for complex input, other than three axes, an axis shorter than 8, or an even number of shifts.
     """
     if volume.ndim != 3 or not volume.is_floating_point():
-        raise InputError(f"volume is {volume.dtype} with shape {tuple(volume.shape)}; unring needs one real volume [x, y, z]. Pass real and imaginary part apart.")
+        raise InputError(
+            f"volume is {volume.dtype} with shape {tuple(volume.shape)}; unring needs one real volume [x, y, z]. Pass real and imaginary part apart."
+        )
     if n_shifts < 3 or n_shifts % 2 == 0:
         raise InputError(f"n_shifts is {n_shifts}; it must be odd and at least 3, so that the unshifted grid is among them.")
     if any(axis not in (0, 1, 2) for axis in axes):
         raise InputError(f"axes is {tuple(axes)}; each must be 0, 1 or 2 (x, y, z).")
     if any(volume.shape[axis] < 8 for axis in axes):
-        raise InputError(f"volume has the shape {tuple(volume.shape)}; an axis to unring needs at least 8 voxels for the total variation beside each voxel.")
+        raise InputError(f"volume has the shape {tuple(volume.shape)}; an axis to unring needs at least 8 voxels, four on either side.")
     half = n_shifts // 2
     # Small shifts first: among equal variations the smallest shift wins.
     shifts = sorted((j / (2 * half) for j in range(-half, half + 1) if j), key=abs)
     for axis in axes:
         moved = volume.movedim(axis, -1)
         rows = moved.reshape(-1, volume.shape[axis])
-        chunks = rows.split(max(1, _CHUNK_VALUES // rows.shape[1]))
+        chunks = torch.split(rows, max(1, _CHUNK_VALUES // rows.shape[1]))
         volume = torch.cat([_unring_rows(chunk, shifts) for chunk in chunks]).reshape(moved.shape).movedim(-1, axis)
     return volume.contiguous()

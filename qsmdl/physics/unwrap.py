@@ -30,9 +30,8 @@ def unwrap_spatial(phase_rad: Tensor, mask: Tensor) -> Tensor:
 
     phase_rad [x, y, z]; mask [x, y, z] bool. Method: reliability sorting along a path that follows no line (Herraez et al., Appl Opt 2002;
     Abdul-Rahman et al., Appl Opt 2007), as scikit-image implements it, within the bounding box of the mask. The multiple of 2 pi that no phase can
-    tell is chosen for each connected part of the mask such that its median lies in (-pi, pi]. Where no two neighbours differ by more than pi, only that
-    multiple is looked for.
-    Raises InputError for shapes that differ, an empty mask, or a NaN inside it.
+    tell is chosen for each connected part of the mask such that its median lies in (-pi, pi]. Where no two neighbours differ by more than pi, only
+    that multiple is looked for. Raises InputError for shapes that differ, an empty mask, or a NaN inside it.
     """
     _check_spatial(phase_rad, mask)
     box = mask_box(mask)
@@ -52,9 +51,9 @@ def unwrap_temporal(phase_rad: Tensor, echo_times_s: tuple[float, ...], weight: 
     """Unwrap along the echoes, trusting the first one: phase + 2 pi n with whole n.
 
     phase_rad [echo, ...] with phase = slope * TE, so without an offset at TE = 0 (or differences to the first echo, with their time differences);
-    echo_times_s: ascending, one per echo; weight [echo, ...]: 1 / variance of each phase up to a common factor (the squared magnitude), None for equal ones.
-    Each echo is predicted from the weighted least-squares slope of the echoes before it and moved by the multiple of 2 pi that brings it closest.
-    Raises InputError for shapes that differ or times that do not ascend from above 0.
+    echo_times_s: ascending, one per echo; weight [echo, ...]: 1 / variance of each phase up to a common factor (the squared magnitude), None for
+    equal ones. Each echo is predicted from the weighted least-squares slope of the echoes before it and moved by the multiple of 2 pi that brings it
+    closest. Raises InputError for shapes that differ or times that do not ascend from above 0.
     """
     _check_temporal(phase_rad, echo_times_s, weight)
     weight = torch.ones_like(phase_rad) if weight is None else weight
@@ -83,10 +82,15 @@ def _path_turns(phase: Tensor, inside: Tensor) -> Tensor:
     wrapped = torch.where(inside, phase, 0.0).cpu().numpy()
     # An axis of one voxel has no neighbours; scikit-image warns about it and wants it dropped.
     flat = np.ma.masked_array(wrapped, mask=~inside.cpu().numpy()).squeeze()
-    path = unwrap_phase(flat, rng=0) if flat.ndim > 1 else np.ma.masked_array(np.unwrap(flat.filled(0)), mask=flat.mask)
+    path = _along_line(flat) if flat.ndim == 1 else unwrap_phase(flat, rng=0)  # type: ignore[no-untyped-call]
     unwrapped = np.ma.filled(path, 0.0).reshape(wrapped.shape).astype(np.float64)
     turns = np.where(inside.cpu().numpy(), np.round((unwrapped - wrapped) / (2 * np.pi)), 0.0)
     return _centred_turns(phase, torch.from_numpy(turns).to(phase), inside)
+
+
+def _along_line(flat: "np.ma.MaskedArray[tuple[int], np.dtype[np.float32]]") -> "np.ma.MaskedArray[tuple[int], np.dtype[np.float32]]":
+    """scikit-image unwraps masked planes and volumes, but no masked lines."""
+    return np.ma.masked_array(np.unwrap(np.ma.filled(flat, 0.0)), mask=flat.mask)
 
 
 def _centred_turns(phase: Tensor, turns: Tensor, inside: Tensor) -> Tensor:
@@ -101,11 +105,15 @@ def _centred_turns(phase: Tensor, turns: Tensor, inside: Tensor) -> Tensor:
 
 def _check_spatial(phase_rad: Tensor, mask: Tensor) -> None:
     if phase_rad.ndim != 3 or phase_rad.shape != mask.shape:
-        raise InputError(f"phase_rad has the shape {tuple(phase_rad.shape)} and mask {tuple(mask.shape)}; both must be the same [x, y, z]. Unwrap one echo at a time.")
+        raise InputError(
+            f"phase_rad has the shape {tuple(phase_rad.shape)} and mask {tuple(mask.shape)}; both must be [x, y, z]. Unwrap one echo at a time."
+        )
     if mask.dtype != torch.bool:
         raise InputError(f"mask has the dtype {mask.dtype}, but must be boolean. Use mask > 0.")
     if not bool(torch.isfinite(phase_rad[mask]).all()):
-        raise InputError("phase_rad holds NaN or infinite values inside the mask. Every voxel of the mask needs a finite value: shrink the mask or repair the data.")
+        raise InputError(
+            "phase_rad holds NaN or infinite values inside the mask. Every voxel of it needs a finite value: shrink the mask or repair the data."
+        )
 
 
 def _check_temporal(phase_rad: Tensor, echo_times_s: tuple[float, ...], weight: Tensor | None) -> None:

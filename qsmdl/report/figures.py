@@ -44,9 +44,7 @@ class _Block:
 
 
 def _colormap(*stops: tuple[float, str]) -> Colormap:
-    colours = LinearSegmentedColormap.from_list("qsmdl", list(stops))
-    colours.set_bad(_INVALID_COLOUR)
-    return colours
+    return LinearSegmentedColormap.from_list("qsmdl", list(stops)).with_extremes(bad=_INVALID_COLOUR)
 
 
 def _array(name: str, volume: Any, shape: tuple[int, ...]) -> Image:

@@ -44,12 +44,15 @@ def _best(rows: Sequence[Row], key: str) -> str | None:
     return _value_text(key, min(values) if METRICS[key].lower_is_better else max(values))
 
 
-def _add_row(table: Table, row: Row, names: dict[int, str], best: dict[str, str | None]) -> None:
-    cells = [Text(names[id(row)])]
-    for key in METRICS:
-        text = _value_text(key, row["metrics"].get(key))
-        cells.append(Text(text, style="bold" if text == best[key] else ""))
-    table.add_row(*cells, _seconds_text(row["seconds"]), _bytes_text(row["peak_bytes"]), Text(row["stopped"]))
+def _unit(key: str) -> str:
+    unit = METRICS[key].unit
+    return "" if unit == "1" else unit.replace("voxel", "vx")
+
+
+def _metric_cells(rows: Sequence[Row], key: str) -> list[Text]:
+    best = _best(rows, key)
+    texts = [_value_text(key, row["metrics"].get(key)) for row in rows]
+    return [Text(text, style="bold" if text == best else "") for text in texts]
 
 
 def _names(rows: Sequence[Row]) -> dict[int, str]:
@@ -60,36 +63,74 @@ def _names(rows: Sequence[Row]) -> dict[int, str]:
     return {id(row): row["method"] if len(seeds[row["method"]]) == 1 else f"{row['method']} (seed {row['seed']})" for row in rows}
 
 
+def _empty_table(title: str) -> Table:
+    return Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+
+
 def make_table(rows: Sequence[Row], title: str) -> Table:
-    """One table of rows that compare with each other: the official metrics, time, peak memory and how each method ended; the best values in bold."""
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    """A table with one line per row (which compare with each other): the official metrics, time, peak memory, how it ended; best values bold."""
+    table = _empty_table(title)
     table.add_column("Method", overflow="fold")
-    for metric in METRICS.values():
-        unit = "" if metric.unit == "1" else metric.unit.replace("voxel", "vx")
-        table.add_column(f"{metric.short}\n{unit}", justify="right", no_wrap=True)
+    for key, metric in METRICS.items():
+        table.add_column(f"{metric.short}\n{_unit(key)}", justify="right", no_wrap=True)
     table.add_column("Time", justify="right", no_wrap=True)
     table.add_column("Peak", justify="right", no_wrap=True)
     table.add_column("Ended", overflow="fold")
-    names, best = _names(rows), {key: _best(rows, key) for key in METRICS}
-    for row in rows:
-        _add_row(table, row, names, best)
+    names, columns = _names(rows), [_metric_cells(rows, key) for key in METRICS]
+    for index, row in enumerate(rows):
+        cells = [column[index] for column in columns]
+        table.add_row(Text(names[id(row)]), *cells, _seconds_text(row["seconds"]), _bytes_text(row["peak_bytes"]), Text(row["stopped"]))
     return table
 
 
-def make_tables(rows: Sequence[Row]) -> list[Table]:
-    """One table per scan and one per set of averaged scans, see `make_table` and `protocol.average_rows`."""
+def make_upright_table(rows: Sequence[Row], title: str) -> Table:
+    """The same table turned: one column per row of results, for narrow terminals."""
+    table = _empty_table(title)
+    table.add_column("", no_wrap=True, min_width=max(len(f"{metric.short} {_unit(key)}") for key, metric in METRICS.items()))
+    for name in _names(rows).values():
+        table.add_column(Text(name), justify="right", overflow="fold", min_width=9)
+    for key, metric in METRICS.items():
+        table.add_row(f"{metric.short} {_unit(key)}".strip(), *_metric_cells(rows, key))
+    table.add_row("Time", *(_seconds_text(row["seconds"]) for row in rows))
+    table.add_row("Peak", *(_bytes_text(row["peak_bytes"]) for row in rows))
+    table.add_row("Ended", *(Text(row["stopped"]) for row in rows))
+    return table
+
+
+def group_by_scan(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows that compare with each other: those of each scan, then those of each set of averaged scans (`protocol.average_rows`)."""
     groups: dict[str, list[Row]] = {}
     for row in [*rows, *average_rows(rows)]:
         groups.setdefault(row["scan"], []).append(row)
-    return [make_table(group, scan) for scan, group in groups.items()]
+    return groups
+
+
+def _print_at_full_width(console: Console, table: Table, width: int) -> None:
+    """The library never prints wider than its console, which for files is an arbitrary 80 columns: widened for the moment."""
+    before = console.width
+    console.width = max(before, width)
+    try:
+        console.print(table)
+    finally:
+        console.width = before
 
 
 def print_tables(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Prints the tables of `make_tables`. Raises InputError where there are no rows."""
+    """Prints one table per scan and one of averages; turned upright where the terminal is too narrow, at full width where the output is a file.
+
+    Raises InputError where there are no rows.
+    """
     if not rows:
         raise InputError("There are no results to show. Run at least one method on one scan.")
-    for table in make_tables(rows):
-        (console or Console()).print(table)
+    console = console or Console()
+    endless = console.options.update(max_width=10_000)
+    for scan, group in group_by_scan(rows).items():
+        table, upright = make_table(group, scan), make_upright_table(group, scan)
+        width, upright_least = console.measure(table, options=endless).maximum, console.measure(upright, options=endless).minimum
+        if width <= console.width or not console.is_terminal or upright_least > console.width:
+            _print_at_full_width(console, table, width)
+        else:
+            console.print(upright)
 
 
 def write_csv(rows: Iterable[Row], path: Path | str, overwrite: bool = False) -> None:

@@ -15,8 +15,9 @@ OnStep = Callable[[int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One term g(K x). forward: x -> K x, a new tensor; prox: v -> argmin_z g(z) + mu/2 ||z - v||^2, a new tensor, with mu known to it;
-    start: the first target z - s (its dual starts at 0), None for the prox of 0."""
+    """One term g(K x). forward: x -> K x, a new tensor; prox: v -> argmin_z g(z) + mu/2 ||z - v||^2, a new tensor, with mu known to it; start: the
+    first target z - s (its dual starts at 0).
+    """
 
     forward: Callable[[Tensor], Tensor]
     prox: Callable[[Tensor], Tensor]
@@ -28,8 +29,8 @@ def admm(
 ) -> Solution[Tensor]:
     """Minimise sum_i g_i(K_i x) (Boyd et al., Found Trends Mach Learn 2011, scaled duals).
 
-    solve: the targets t_i = z_i - s_i -> argmin_x sum_i mu_i/2 ||K_i x - t_i||^2. Stops when the relative change ||x - x_before|| / ||x|| falls below the
-    tolerance (0: never), checked before the duals move; residual and curve hold that change. on_step(step, change) is called after every step.
+    solve: the targets t_i = z_i - s_i -> argmin_x sum_i mu_i/2 ||K_i x - t_i||^2. Stops when the relative change ||x - x_before|| / ||x|| falls below
+    the tolerance (0: never), checked before the duals move; residual and curve hold that change. on_step(step, change) is called after every step.
     Raises InputError for a setting out of range, or if x is no longer finite.
     """
     check_iterations(n_iterations, tolerance)
@@ -40,7 +41,9 @@ def admm(
         change = relative_change(x, before)
         curve.append(change)
         if not math.isfinite(change):
-            raise InputError(f"The map is no longer finite after {step} steps. Lower the regularisation or raise the penalty, and check the field map for extreme values.")
+            raise InputError(
+                f"The map is no longer finite after {step} steps. Check the field map and its weight for extreme values, and raise the penalty."
+            )
         if on_step is not None:
             on_step(step, change)
         if change < tolerance or step == n_iterations:
@@ -56,10 +59,10 @@ def admm(
 
 
 def relative_change(x: Tensor, before: Tensor | None) -> float:
-    """||x - before|| / ||x||; 1 for the first x, 0 where both are 0."""
+    """||x - before|| / ||x||; 1 for the first x, so that a start of 0 is not taken for the end; 0 where both are 0."""
     norm = float(torch.linalg.vector_norm(x))
     if before is None:
-        return 1.0 if norm > 0 else norm
+        return 1.0 if math.isfinite(norm) else norm
     distance = float(torch.linalg.vector_norm(x - before))
     return distance / norm if norm > 0 else distance
 

@@ -17,12 +17,14 @@ _ROUNDING = 1e-6
 def tkd(field: FieldMap, *, threshold: float = 0.2, slope_correction: bool = False, padding: float | None = PADDING) -> ChiMap:
     """Truncated k-space division (Shmueli et al., Magn Reson Med 2009): chi = F^-1 (F f * sign(D) / max(|D|, threshold)).
 
-    slope_correction divides by the mean of D times that inverse, the value at 0 of the point spread function (Schweser et al., Magn Reson Med 2013): the slope
-    against the truth comes close to 1, and streaks grow with it. padding: see `WorkingGrid.of`. The k = 0 component is 0; the map is not referenced further.
-    Raises InputError for a total field or a threshold outside (0, 2/3).
+    slope_correction divides by the mean of D times that inverse, the value at 0 of the point spread function (Schweser et al., Magn Reson Med 2013):
+    the slope against the truth comes close to 1, and streaks grow with it. padding: see `WorkingGrid.of`. The k = 0 component is 0; the map is not
+    referenced further. Raises InputError for a total field or a threshold outside (0, 2/3).
     """
     if not 0 < threshold < 2 / 3:
-        raise InputError(f"threshold is {threshold}; it must lie above 0 and below 2/3, the largest value of the dipole kernel. Usual values are 0.1 to 0.2.")
+        raise InputError(
+            f"threshold is {threshold}; it must lie above 0 and below 2/3, the largest value of the dipole kernel. Usual values are 0.1 to 0.2."
+        )
     grid = WorkingGrid.of(field, padding)
     dipole = grid.dipole()
     inverse = dipole.sign() / dipole.abs().clamp(min=threshold)
@@ -33,11 +35,12 @@ def tkd(field: FieldMap, *, threshold: float = 0.2, slope_correction: bool = Fal
     return _filtered(grid, inverse)
 
 
-def l2(field: FieldMap, *, regularisation: float = 3e-3, padding: float | None = PADDING) -> ChiMap:
-    """Closed-form L2: argmin ||D x - f||^2 + regularisation ||G x||^2 over the grid (Bilgic et al., J Magn Reson Imaging 2014), G the gradient in 1/mm.
+def l2(field: FieldMap, *, regularisation: float = 1e-2, padding: float | None = PADDING) -> ChiMap:
+    """Closed-form L2: argmin ||D x - f||^2 + regularisation ||G x||^2 over the grid (Bilgic et al., J Magn Reson Imaging 2014), G the gradient in
+    1/mm.
 
-    regularisation is in mm^2 and has the same meaning in any unit of the field. padding: see `WorkingGrid.of`. The k = 0 component is 0; the map is not
-    referenced further. Raises InputError for a total field or a regularisation that is not positive.
+    regularisation is in mm^2 and has the same meaning in any unit of the field. padding: see `WorkingGrid.of`. The k = 0 component is 0; the map is
+    not referenced further. Raises InputError for a total field or a regularisation that is not positive.
     """
     if not (math.isfinite(regularisation) and regularisation > 0):
         raise InputError(f"regularisation is {regularisation}; it must be positive and finite. Usual values are 1e-3 to 2e-2.")

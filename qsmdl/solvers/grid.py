@@ -32,8 +32,8 @@ class WorkingGrid:
         """
         if field.kind != "local":
             raise InputError(
-                f"The field map of {field.name!r} is a {field.kind!r} field, but this solver takes a 'local' one: sources outside the mask would be explained by sources inside. "
-                "Remove the background field first, or use a total-field method."
+                f"The field map of {field.name!r} is a {field.kind!r} field, but this solver takes a 'local' one: sources outside the mask would be "
+                "explained by sources inside. Remove the background field first, or use a total-field method."
             )
         if padding is None:
             x, y, z = field.geometry.shape

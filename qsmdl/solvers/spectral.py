@@ -15,7 +15,7 @@ class GradientDipoleSolve:
     Two transforms to k-space and one back; `field` needs one more. The k = 0 component, which neither term sees, is set to exactly 0.
     """
 
-    def __init__(self, grid: WorkingGrid, gradient_penalty: float, data_penalty: float):
+    def __init__(self, grid: WorkingGrid, gradient_penalty: float, data_penalty: float) -> None:
         self._shape = grid.shape
         self.gradient = Gradient(grid.field.geometry.voxel_size_mm)
         self._dipole = grid.dipole()

@@ -14,9 +14,9 @@ Weighting = Literal["noise", "uniform"]
 def data_weight(field: FieldMap, weighting: Weighting = "noise") -> Tensor:
     """Linear weight w of the data term ||w (D x - f)||^2, [x, y, z], 0 outside the mask and mean 1 inside.
 
-    "noise": the field map's relative confidence 1 / sigma, which for a fit without an offset is proportional to sqrt(sum M^2 TE^2), the magnitude * TE of
-    magnitude-weighted methods; "uniform": 1 in every voxel of the mask. The mean of 1 fixes what a regularisation parameter means: codes that scale the weight
-    to a maximum of 1 (FANSI) use a parameter smaller by the square of the mean of their weight.
+    "noise": the field map's relative confidence 1 / sigma, which for a fit without an offset is proportional to sqrt(sum M^2 TE^2), the magnitude *
+    TE of magnitude-weighted methods; "uniform": 1 in every voxel of the mask. The mean of 1 fixes what a regularisation parameter means: codes that
+    scale the weight to a maximum of 1 (FANSI) use a parameter smaller by the square of the mean of their weight.
     """
     if weighting not in ("noise", "uniform"):
         raise InputError(f"weighting is {weighting!r}; it must be 'noise' or 'uniform'.")

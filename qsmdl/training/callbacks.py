@@ -37,7 +37,7 @@ class StopCleanly(Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save, and let go of the signals."""
         if self.interrupted:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)  # everything, not only the network
         self._deferred.__exit__(None, None, None)
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException) -> None:

@@ -1,7 +1,7 @@
 """Golden values of the RC2 metrics: returned by the challenge's released evaluation code on these volumes.
 
-`volumes()` makes the truth, mask, segmentation and seven reconstructions (ppm) from numpy's legacy RandomState, whose streams are frozen; `GOLDEN` holds what the
-released code returned for each, keyed as there (rmse_detrend_v0: with the detrending dialect "v0").
+`volumes()` makes the truth, mask, segmentation and seven reconstructions (ppm) from numpy's legacy RandomState, whose streams are frozen; `GOLDEN`
+holds what the released code returned for each, keyed as there (rmse_detrend_v0: with the detrending dialect "v0").
 """
 
 import numpy as np

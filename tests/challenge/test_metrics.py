@@ -159,7 +159,7 @@ def test_errors_name_what_is_wrong(case):
         score(truth, truth, np.zeros_like(mask), segmentation)
     with pytest.raises(InputError, match="none of the labels 1 to 16"):
         score(truth, truth, mask, np.zeros_like(segmentation))
+    spoiled = truth.copy()
+    spoiled[0, 0, 0] = np.nan
     with pytest.raises(InputError, match="truth holds 1 NaN"):
-        spoiled = truth.copy()
-        spoiled[0, 0, 0] = np.nan
         score(truth, spoiled, mask, segmentation)

@@ -71,6 +71,7 @@ def test_bad_truths_are_named(release, truth):
     rewrite(release, "Chi", truth.chi_ppm[1:])
     with pytest.raises(InputError, match=r"Chi\.nii\.gz has the shape"):
         read_truth(release)
+    rewrite(release, "Segmentation", truth.labels)
     rewrite(release, "Chi", torch.full(SHAPE, np.nan))
     with pytest.raises(InputError, match=r"Chi\.nii\.gz holds 60 NaN"):
         read_truth(release)

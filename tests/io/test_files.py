@@ -46,7 +46,7 @@ def test_existing_target_is_refused_with_the_remedy(tmp_path):
 
 def test_target_that_appears_meanwhile_is_not_replaced(tmp_path):
     target = tmp_path / "chi.nii"
-    with pytest.raises(InputError, match="exists already"), atomic_path(target) as hidden:
+    with pytest.raises(InputError, match="exists already"), atomic_path(target) as hidden:  # noqa: PT012
         hidden.write_text("mine")
         target.write_text("theirs")
     assert target.read_text() == "theirs"
@@ -55,7 +55,7 @@ def test_target_that_appears_meanwhile_is_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
 def test_a_kill_while_writing_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), atomic_path(tmp_path / "chi.nii") as hidden:
+    with pytest.raises(error), atomic_path(tmp_path / "chi.nii") as hidden:  # noqa: PT012
         hidden.write_text("half")
         raise error
     assert names(tmp_path) == []
@@ -69,7 +69,7 @@ def test_full_disk_names_file_and_reason_and_keeps_the_old_file(tmp_path, monkey
         monkeypatch.setattr(os, "fsync", no_space)
     if step == "replace":
         monkeypatch.setattr(type(target), "replace", no_space)
-    with pytest.raises(InputError, match=r"chi\.nii could not be written: No space left on device"), atomic_path(target, overwrite=True) as hidden:
+    with pytest.raises(InputError, match=r"chi\.nii could not be written: No space left on device"), atomic_path(target, overwrite=True) as hidden:  # noqa: PT012
         hidden.write_text("half")
         if step == "write":
             no_space()
@@ -95,7 +95,7 @@ def test_folder_appears_as_a_whole(tmp_path):
 
 
 def test_a_kill_while_filling_a_folder_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "Sim1") as hidden:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "Sim1") as hidden:  # noqa: PT012
         (hidden / "a.nii").write_text("a")
         raise KeyboardInterrupt
     assert names(tmp_path) == []

@@ -82,10 +82,10 @@ def test_weights_without_a_proper_card_are_refused(tmp_path, metadata):
 
 def test_values_that_no_network_can_use_are_refused_both_ways(tmp_path):
     bad = {"a": torch.tensor([1.0, float("nan")])}
-    with pytest.raises(InputError, match="tensor a .* NaN"):
+    with pytest.raises(InputError, match=r"tensor a .* NaN"):
         save_weights(tmp_path / "bad.safetensors", bad, CARD)
     save_file(bad, tmp_path / "bad.safetensors", metadata={"qsmdl_card": "{}"})
-    with pytest.raises(InputError, match="tensor a .* NaN"):
+    with pytest.raises(InputError, match=r"tensor a .* NaN"):
         load_weights(tmp_path / "bad.safetensors")
 
 

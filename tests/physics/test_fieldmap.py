@@ -28,7 +28,9 @@ def head(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     return mask, scale * Dipole.of(GEOMETRY)(chi)
 
 
-def scan_of(field: torch.Tensor, mask: torch.Tensor, *, times: tuple[float, ...] = TIMES, sigma: float = SIGMA, offset: torch.Tensor | float = 0.0) -> Scan:
+def scan_of(
+    field: torch.Tensor, mask: torch.Tensor, *, times: tuple[float, ...] = TIMES, sigma: float = SIGMA, offset: torch.Tensor | float = 0.0
+) -> Scan:
     r2star = 20 + 30 * torch.linspace(0, 1, SHAPE[2]).expand(SHAPE)
     m0 = 1500 * mask + 300.0
     signal = multi_echo_signal(
@@ -73,7 +75,8 @@ def test_an_offset_is_fitted_and_costs_noise():
     x = torch.linspace(-1, 1, SHAPE[0]).reshape(-1, 1, 1).expand(SHAPE)
     scan = scan_of(field, mask, offset=2.0 + 3.0 * x)
     found, plain = fit_field(scan, offset=True), fit_field(scan_of(field, mask))
-    assert found.noise_ppm is not None and plain.noise_ppm is not None
+    assert found.noise_ppm is not None
+    assert plain.noise_ppm is not None
     assert pull(found.field_ppm, field, found.noise_ppm, mask) == pytest.approx(1, abs=0.05)
     assert float(found.noise_ppm[mask].median() / plain.noise_ppm[mask].median()) == pytest.approx(1.7, abs=0.25)
     biased = fit_field(scan)
@@ -145,7 +148,8 @@ def test_voxels_without_signal_stay_finite_and_count_little():
     magnitude[:, 15, 15, 14] = 0
     found = fit_field(replace(scan, magnitude=magnitude))
     assert found.noise_ppm is not None
-    assert bool(torch.isfinite(found.field_ppm).all()) and bool(torch.isfinite(found.noise_ppm).all())
+    assert bool(torch.isfinite(found.field_ppm).all())
+    assert bool(torch.isfinite(found.noise_ppm).all())
     assert float(found.weight[15, 15, 14]) < 0.01
     assert bool(torch.isfinite(phase_difference_field(replace(scan, magnitude=magnitude)).noise_ppm).all())
     with pytest.raises(InputError, match="0 everywhere"):
@@ -157,11 +161,14 @@ def test_voxels_of_two_frequencies_get_more_noise():
     scan = scan_of(field, mask)
     phase = scan.phase_rad.clone()
     phase[2, 15, 15, 14] += 1.5
-    dephased, plain = fit_field(replace(scan, phase_rad=phase)), fit_field(scan)
-    assert dephased.noise_ppm is not None and plain.noise_ppm is not None
+    dephased, plain = fit_field(replace(scan, phase_rad=phase), misfit_noise=True), fit_field(scan)
+    assert torch.equal(fit_field(replace(scan, phase_rad=phase)).field_ppm, dephased.field_ppm)
+    assert dephased.noise_ppm is not None
+    assert plain.noise_ppm is not None
     assert float(dephased.noise_ppm[15, 15, 14] / plain.noise_ppm[15, 15, 14]) > 5
     grown = dephased.noise_ppm[mask] > 1.01 * plain.noise_ppm[mask]
-    assert int(grown.sum()) == 1
+    assert float(grown.float().mean()) == pytest.approx(0.001, abs=0.0008)
+    assert bool((dephased.noise_ppm[mask] >= 0.999 * plain.noise_ppm[mask]).all())
 
 
 def test_a_scan_without_noise_keeps_finite_weights():
@@ -180,7 +187,8 @@ def test_the_line_is_differentiable_and_exact():
     torch.testing.assert_close(fit.slope_rad_per_s, slope, rtol=1e-4, atol=0)
     torch.testing.assert_close(fit.offset_rad, start, rtol=1e-3, atol=0)
     fit.slope_rad_per_s.sum().backward()
-    assert phase.grad is not None and weight.grad is not None
+    assert phase.grad is not None
+    assert weight.grad is not None
     torch.testing.assert_close((phase.grad * times).sum(0), torch.ones(2), rtol=1e-4, atol=0)
 
 

@@ -14,7 +14,9 @@ Case = tuple[FieldMap, Tensor]
 
 @pytest.fixture(scope="session")
 def check_phantom() -> Case:
-    """A 48^3 phantom with two deep nuclei, a vein and a calcification, and strong noise (field 0.0027 ppm): its field map, weighted by the magnitude, and its truth."""
+    """A 48^3 phantom with two deep nuclei, a vein and a calcification, and strong noise (field 0.0027 ppm): its field map, weighted by the magnitude,
+    and its truth.
+    """
     index = np.arange(48) - 24
     i, j, k = np.meshgrid(index, index, index, indexing="ij")
     mask = (i / 20) ** 2 + (j / 18) ** 2 + (k / 19) ** 2 < 1

@@ -1,0 +1,116 @@
+"""The `qsmdl` command: simulate, reconstruct, score, methods."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qsmdl import __version__
+from qsmdl.cli.errors import reported
+from qsmdl.units import GAMMA_MHZ_PER_TESLA
+
+EPILOG = "Errors end with status 2, interruptions with 130. https://doi.org/10.1002/mrm.28754 describes the challenge's data and metrics."
+
+
+def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("simulate", help="write built-in phantoms in the challenge's layout, truth included")
+    parser.add_argument("out", type=Path, help="folder to make; the scans are its sub-folders Sim1 and Sim2")
+    parser.add_argument("--seed", type=int, default=0, help="which head (default 0); the same seed gives the same files")
+    parser.add_argument("--contrast", choices=("sim1", "sim2", "both"), default="both", help="tissue contrast (default both)")
+    parser.add_argument("--voxel-size", type=float, default=1.0, metavar="MM", help="isotropic (default 1: 164 x 205 x 205 voxels)")
+    parser.add_argument("--peak-snr", type=float, default=100.0, help="maximum of the first echo over the noise (default 100: stage 1)")
+    parser.add_argument("--no-truth", action="store_true", help="leave GT/ out, as in stage 1")
+    parser.add_argument("--overwrite", action="store_true", help="replace scans that exist")
+
+
+def _reconstruct(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "reconstruct",
+        help="susceptibility map of one scan",
+        description="A folder in the challenge's layout (Phase, Magnitude, MaskBrainExtracted, optional params.json), or --field with --units and --mask.",
+    )
+    parser.add_argument("arguments", nargs="*", metavar="SCAN_DIR key=value", help="the scan's folder, and settings of the method")
+    parser.add_argument("--method", required=True, help="see qsmdl methods")
+    parser.add_argument("--checkpoint", type=Path, help="weights (.safetensors) for unet and fine; default: those shipped with qsmdl")
+    parser.add_argument("-o", "--output", type=Path, help="the map, .nii or .nii.gz (default SCAN_METHOD.nii.gz here); a .json beside it tells how it was made")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--use-frequency", action="store_true", help="invert the Frequency map instead of a fit to all echoes")
+    parser.add_argument("--gamma", type=float, default=GAMMA_MHZ_PER_TESLA, metavar="MHZ_PER_T", help="for Frequency and --units hz (default 42.577)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument("--seed", type=int, default=0)
+    field = parser.add_argument_group("a field map instead of a scan")
+    field.add_argument("--field", type=Path, help="local field, .nii or .nii.gz")
+    field.add_argument("--units", choices=("ppm", "hz", "rad"), help="of --field; rad needs --echo-time")
+    field.add_argument("--mask", type=Path)
+    field.add_argument("--weight", type=Path, help="relative confidence, as the magnitude (default: equal)")
+    field.add_argument("--b0", type=float, default=7.0, metavar="TESLA", help="field strength (default 7)")
+    field.add_argument("--b0-direction", type=float, nargs=3, default=(0.0, 0.0, 1.0), metavar=("X", "Y", "Z"), help="in voxel axes (default 0 0 1)")
+    field.add_argument("--echo-time", type=float, metavar="S", help="of a field in rad, in seconds")
+
+
+def _score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("score", help="the official metrics of one map")
+    parser.add_argument("chi", type=Path, help="reconstruction in ppm")
+    parser.add_argument("--truth", type=Path, required=True, help="true susceptibility in ppm")
+    parser.add_argument("--mask", type=Path, required=True)
+    parser.add_argument("--segmentation", type=Path, required=True, help="labels of the challenge")
+    parser.add_argument("--json", action="store_true", help="print a JSON object with the keys of the challenge's evaluation code")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `qsmdl`."""
+    parser = argparse.ArgumentParser(prog="qsmdl", description="Deep-learning quantitative susceptibility mapping, judged fairly.", epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"qsmdl {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _simulate(commands)
+    _reconstruct(commands)
+    _score(commands)
+    commands.add_parser("methods", help="what --method takes, with the settings of each")
+    return parser
+
+
+def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """What argparse cannot express; ends the process with status 2."""
+    if arguments.command == "reconstruct":
+        folders = [a for a in arguments.arguments if "=" not in a]
+        arguments.settings = [a for a in arguments.arguments if "=" in a]
+        if len(folders) + (arguments.field is not None) != 1:
+            parser.error(f"reconstruct takes one scan folder or --field, but got {len(folders)} folders{' and --field' if arguments.field else ''}.")
+        if arguments.field is not None and (arguments.units is None or arguments.mask is None):
+            parser.error("--field needs --units (ppm, hz or rad: they cannot be told from the values) and --mask.")
+        arguments.scan = Path(folders[0]) if folders else None
+
+
+def _print_methods() -> None:
+    from qsmdl.cli.build import config_folder, method_names  # noqa: PLC0415 - Hydra takes a second to import
+
+    for name in method_names():
+        sys.stdout.write(f"{name}\n")
+        for line in (config_folder() / "method" / f"{name}.yaml").read_text().splitlines()[1:]:
+            sys.stdout.write(f"    {line}\n")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "methods":
+        _print_methods()
+    elif arguments.command == "score":
+        from qsmdl.cli.score import score_map  # noqa: PLC0415
+
+        score_map(arguments.chi, arguments.truth, arguments.mask, arguments.segmentation, as_json=arguments.json)
+    elif arguments.command == "simulate":
+        from qsmdl.cli.simulate import simulate  # noqa: PLC0415
+
+        simulate(arguments)
+    else:
+        from qsmdl.cli.reconstruct import reconstruct  # noqa: PLC0415
+
+        reconstruct(arguments)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Entry point of `qsmdl`."""
+    parser = make_parser()
+    arguments = parser.parse_args(words)
+    _check_arguments(parser, arguments)
+    with reported():
+        _run(arguments)

@@ -1,0 +1,112 @@
+"""qsmdl reconstruct: the susceptibility map of one scan."""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from qsmdl import __version__
+from qsmdl.adaptation.fine import FineInterrupted
+from qsmdl.challenge.cases import field_of
+from qsmdl.challenge.run import Case, run_method
+from qsmdl.cli.build import method_from_command_line
+from qsmdl.cli.progress import console, timed_lines
+from qsmdl.errors import InputError
+from qsmdl.io.field import read_field
+from qsmdl.io.files import write_json
+from qsmdl.io.nifti import SUFFIXES, write_volume
+from qsmdl.io.rc2 import header_source, read_scan
+from qsmdl.methods import Method
+
+
+def _case(arguments: argparse.Namespace) -> Case:
+    if arguments.scan is None:
+        field = read_field(
+            arguments.field,
+            arguments.units,
+            arguments.mask,
+            b0_tesla=arguments.b0,
+            b0_direction=tuple(arguments.b0_direction),
+            echo_time_s=arguments.echo_time,
+            weight_path=arguments.weight,
+            gamma_mhz_per_tesla=arguments.gamma,
+        )
+        return Case(field.name, field, header_source=arguments.field)
+    scan = read_scan(arguments.scan, gamma_mhz_per_tesla=arguments.gamma)
+    console.print(f"{scan.name}: {scan.geometry}, echo times {', '.join(f'{1000 * t:g}' for t in scan.echo_times_s)} ms")
+    field = field_of(scan, "frequency" if arguments.use_frequency else "fit")
+    return Case(scan.name, field, scan, header_source=header_source(arguments.scan))
+
+
+def _method(arguments: argparse.Namespace) -> Method:
+    settings = list(arguments.settings)
+    if arguments.checkpoint is not None:
+        if not arguments.checkpoint.exists():
+            raise InputError(f"--checkpoint {arguments.checkpoint} does not exist.")
+        settings.append(f"checkpoint='{arguments.checkpoint}'")
+    return method_from_command_line(arguments.method, settings)
+
+
+def _outputs(arguments: argparse.Namespace) -> tuple[Path, Path, Path]:
+    """The map, its JSON, and where an interrupted FINE leaves its state. Checked before any work is done."""
+    source = arguments.scan.resolve().name if arguments.scan is not None else arguments.field.name.split(".")[0]
+    path = arguments.output or Path(f"{source}_{arguments.method}.nii.gz")
+    if not path.name.endswith(SUFFIXES):
+        raise InputError(f"{path} ends neither in .nii nor in .nii.gz. Change the name given with -o.")
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    sidecar = path.with_name(f"{stem}.json")
+    for target in (path, sidecar):
+        if target.exists() and not arguments.overwrite:
+            raise InputError(f"{target} exists. Choose another name with -o, or pass --overwrite.")
+    return path, sidecar, path.with_name(f"{stem}.fine_state.safetensors")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name} cannot be used here: {error}. cpu always can.") from error
+    return device
+
+
+def reconstruct(arguments: argparse.Namespace) -> None:
+    """Reconstruct one scan; writes the map with the header of the input, and beside it a JSON that tells how it was made."""
+    begun = time.monotonic()
+    path, sidecar, state_path = _outputs(arguments)
+    method, device = _method(arguments), _device(arguments.device)
+    case = _case(arguments)
+    moved = Case(case.name, case.field.to(device), None if case.scan is None else case.scan.to(device), None, case.header_source)
+    if state_path.exists() and "state_path" in method.accepts:
+        console.print(f"Going on from {state_path}")
+    line, on_step = timed_lines(method.name, case.name)
+    try:
+        chi, row = run_method(method, moved, seed=arguments.seed, on_step=on_step, state_path=state_path)
+    except FineInterrupted:
+        line.clear()
+        console.print(f"State saved in {state_path}; the same command goes on from there.")
+        raise
+    line.clear()
+    told = {
+        "method": method.name,
+        "settings": method.settings,
+        "scan": case.name,
+        "units": "ppm",
+        "reference": "none: the k = 0 component of the dipole inversion is undefined, and values are as the method left them",
+        "b0_tesla": case.field.geometry.b0_tesla,
+        "b0_direction": list(case.field.geometry.b0_direction),
+        "gamma_mhz_per_tesla": arguments.gamma,
+        "field": "frequency" if arguments.use_frequency else ("file" if case.scan is None else "fit of all echoes"),
+        "n_steps": chi.outcome.n_steps,
+        "stopped": row["stopped"],
+        "residual": chi.outcome.residual,
+        "curve": list(chi.outcome.curve),
+        "method_seconds": round(row["seconds"], 3),
+        "peak_bytes": row["peak_bytes"],
+        "seed": arguments.seed,
+        "qsmdl_version": __version__,
+    }
+    write_volume(path, chi.chi_ppm, like=case.header_source, overwrite=arguments.overwrite)
+    write_json(sidecar, told, overwrite=arguments.overwrite)
+    console.print(f"{path}: {method.name}, {row['stopped']}, {time.monotonic() - begun:.1f} s in all")

@@ -1,0 +1,1 @@
+"""Procedural heads, and how they are scanned."""
