@@ -1,8 +1,8 @@
 """Everything that is compared, behind one face: solver, network, and FINE on top of a network.
 
-A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Three keywords are not settings but are handed over where a method
-asks for them: `scan` (all echoes), `on_step` (called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to
-go on).
+A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Three keywords are not settings but are handed over where
+a method asks for them: `scan` (all echoes), `on_step` (called with step and value, for progress) and `state_path` (where an interrupted method saves
+what it needs to go on).
 """
 
 import functools
@@ -34,7 +34,7 @@ CONTEXT = ("scan", "on_step", "state_path")
 class Method:
     """A method with its settings filled in; call it with a field map and, if there is one, the scan it came from."""
 
-    def __init__(self, name: str, function: Callable[..., ChiMap], **settings: Any):
+    def __init__(self, name: str, function: Callable[..., ChiMap], **settings: Any) -> None:
         self.name, self.function, self.settings = name, function, settings
         self.accepts = frozenset(inspect.signature(function).parameters)
         check_settings(name, function, settings)
@@ -58,8 +58,8 @@ class Method:
 def load_network(checkpoint: str | Path | None) -> tuple[PpmAdapter, Prior, Mapping[str, Any]]:
     """A trained network in evaluation mode, its prior and its card, from a safetensors file (None: the shipped weights).
 
-    The card names the architecture among those of `networks.build`; nothing else in the file is interpreted. Raises InputError for anything that is not such a
-    file, or whose tensors belong to another architecture.
+    The card names the architecture among those of `networks.build`; nothing else in the file is interpreted. Raises InputError for anything that is
+    not such a file, or whose tensors belong to another architecture.
     """
     path = Path(checkpoint) if checkpoint is not None else SHIPPED_WEIGHTS
     tensors, card = load_weights(path)
@@ -100,17 +100,20 @@ def fine(
     patience: int = 20,
     min_decrease: float = 0.005,
     time_budget_s: float = 1500.0,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    memory_gib: float = 6.0,
     on_step: OnStep | None = None,
     state_path: Path | None = None,
 ) -> ChiMap:
     """FINE (Zhang et al., NeuroImage 2020): the weights of a trained network are fitted to this one scan, with the physics as the loss.
 
-    checkpoint: the network to start from, as for `unet`; fidelity: "echoes" (all echoes' phases, which must start at 0 at TE = 0; without a scan the field is
-    taken) or "field"; the rest: `adaptation.fine.FineSettings`. state_path: where Ctrl-C leaves the state, and from where a fit goes on if the file exists.
+    checkpoint: the network to start from, as for `unet`; fidelity: "echoes" (all echoes' phases, which must start at 0 at TE = 0; without a scan the
+    field is taken) or "field"; the rest: `adaptation.fine.FineSettings`. state_path: where Ctrl-C leaves the state, and from where a fit goes on if
+    the file exists.
     """
     if fidelity not in ("echoes", "field"):
         raise InputError(f"fidelity is {fidelity!r}; it must be 'echoes' or 'field'.")
-    settings = FineSettings(n_steps, learning_rate, tv_weight, target, patience, min_decrease, time_budget_s)
+    settings = FineSettings(n_steps, learning_rate, tv_weight, target, patience, min_decrease, time_budget_s, precision, memory_gib)
     network, prior, _ = load_network(checkpoint)
     network = network.to(field.field_ppm.device)
     inputs = prepare_inputs(field, prior)
@@ -121,7 +124,9 @@ def fine(
     state = _load_state(state_path)
     report = None if on_step is None else lambda step: on_step(step.number, _shown(step))
     try:
-        result = fine_tune(network, inputs.arguments, data.to(field.field_ppm.device), settings, field.geometry.voxel_size_mm, state=state, on_step=report)
+        result = fine_tune(
+            network, inputs.arguments, data.to(field.field_ppm.device), settings, field.geometry.voxel_size_mm, state=state, on_step=report
+        )
     except FineInterrupted as stop:
         if state_path is not None:
             save_weights(state_path, stop.result.state.tensors, {"fine_state": stop.result.state.numbers}, overwrite=True)

@@ -3,6 +3,7 @@
 One type for each station on the way from a phantom to a scored map. Arrays are torch tensors with axes x, y, z (echoes lead); vectors are (x, y, z).
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict
@@ -61,7 +62,9 @@ class Geometry:
             raise InputError(f"voxel_size_mm is {self.voxel_size_mm}; every entry must be positive and finite. Check the header or params.json.")
         norm = math.sqrt(sum(v * v for v in self.b0_direction))
         if not abs(norm - 1) < 1e-3:
-            raise InputError(f"b0_direction is {self.b0_direction} with length {norm:.4g}, but must be a unit vector in voxel axes. Divide it by its length.")
+            raise InputError(
+                f"b0_direction is {self.b0_direction} with length {norm:.4g}, but must be a unit vector in voxel axes. Divide it by its length."
+            )
         if not (math.isfinite(self.b0_tesla) and self.b0_tesla > 0):
             raise InputError(f"b0_tesla is {self.b0_tesla}; the field strength must be positive, in tesla.")
 
@@ -97,7 +100,8 @@ def _check_finite(name: str, array: Tensor, mask: Tensor) -> None:
     if bool(bad.any()):
         where = tuple(int(i) for i in bad.nonzero()[0])
         raise InputError(
-            f"{name} holds {int(bad.sum())} NaN or infinite values inside the mask, the first at index {where}. Every voxel of the mask needs a finite value: shrink the mask or repair the data."
+            f"{name} holds {int(bad.sum())} NaN or infinite values inside the mask, the first at index {where}. "
+            "Every voxel of the mask needs a finite value: shrink the mask or repair the data."
         )
 
 
@@ -128,7 +132,7 @@ class Scan:
     def __post_init__(self) -> None:
         times = tuple(float(t) for t in self.echo_times_s)
         object.__setattr__(self, "echo_times_s", times)
-        if not times or any(not 0 < t < 1 for t in times) or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if not times or any(not 0 < t < 1 for t in times) or any(b <= a for a, b in itertools.pairwise(times)):
             raise InputError(f"echo_times_s is {times}; echo times must ascend and lie between 0 and 1 s. Were they given in ms?")
         expected = (len(times), *self.geometry.shape)
         _check_mask(self.mask, self.geometry.shape)
@@ -143,17 +147,15 @@ class Scan:
     def to(self, device: torch.device | str) -> "Scan":
         """The same scan with its tensors on a device."""
         moved = None if self.frequency_ppm is None else self.frequency_ppm.to(device)
-        return replace(
-            self, magnitude=self.magnitude.to(device), phase_rad=self.phase_rad.to(device), mask=self.mask.to(device), frequency_ppm=moved
-        )
+        return replace(self, magnitude=self.magnitude.to(device), phase_rad=self.phase_rad.to(device), mask=self.mask.to(device), frequency_ppm=moved)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FieldMap:
     """A map of the relative field shift.
 
-    field_ppm [x, y, z], 0 outside the mask; mask [x, y, z] bool; weight [x, y, z], 0 outside the mask and mean 1 inside: the relative confidence 1/sigma;
-    noise_ppm [x, y, z]: the noise standard deviation sigma of each voxel (positive inside the mask), or None where nobody knows it;
+    field_ppm [x, y, z], 0 outside the mask; mask [x, y, z] bool; weight [x, y, z], 0 outside the mask and mean 1 inside: the relative confidence
+    1/sigma; noise_ppm [x, y, z]: the noise standard deviation sigma of each voxel (positive inside the mask), or None where nobody knows it;
     kind: "local" (sources inside the mask only) or "total".
     """
 
@@ -190,8 +192,8 @@ class FieldMap:
 class Outcome:
     """How a reconstruction ended.
 
-    n_steps: iterations done; stopped: the reason in words ("closed form", "tolerance reached", "max steps", ...); residual: the method's own final measure;
-    curve: that measure (or the loss) per step, for plots.
+    n_steps: iterations done; stopped: the reason in words ("closed form", "tolerance reached", "max steps", ...); residual: the method's own final
+    measure; curve: that measure (or the loss) per step, for plots.
     """
 
     n_steps: int
@@ -255,8 +257,10 @@ class Truth:
 
 
 class Batch(TypedDict):
-    """Training patches. Volumes are [batch, 1, x, y, z]; field, prior (a closed-form inversion of the field) and chi in ppm, mask bool, weight relative (mean 1
-    in the mask of the whole volume); voxel_size_mm and b0_direction are [batch, 3]."""
+    """Training patches. Volumes are [batch, 1, x, y, z]; field and chi in ppm, mask bool, weight relative (mean 1 in the mask of the whole volume).
+
+    prior_ppm: [batch, n, x, y, z], n closed-form inversions of the field in ppm; voxel_size_mm and b0_direction: [batch, 3].
+    """
 
     field_ppm: Tensor
     prior_ppm: Tensor

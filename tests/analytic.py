@@ -20,8 +20,8 @@ def sphere_field(position: Tensor, radius_mm: float, b0_direction: tuple[float, 
 
 
 def cylinder_field(position: Tensor, radius_mm: float, axis: int, b0_direction: tuple[float, float, float]) -> Tensor:
-    """Field in ppm of an infinite cylinder of 1 ppm along a coordinate axis: (3 cos^2 t - 1) / 6 inside, sin^2 t (R / r)^2 cos(2 phi) / 2 outside, t the angle
-    between axis and B0, phi that between the radial vector and B0's projection."""
+    """Field in ppm of an infinite cylinder of 1 ppm along a coordinate axis: (3 cos^2 t - 1) / 6 inside, sin^2 t (R / r)^2 cos(2 phi) / 2 outside, t
+    the angle between axis and B0, phi that between the radial vector and B0's projection."""
     b = torch.tensor(b0_direction, dtype=torch.float64)
     cos_t = float(b[axis])
     sin2_t = 1 - cos_t**2

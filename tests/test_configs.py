@@ -13,7 +13,9 @@ from qsmdl.methods import CONTEXT
 from qsmdl.networks.build import build_network
 
 FILES = sorted(p.relative_to(config_folder()) for p in config_folder().rglob("*.yaml"))
-LIGHTNING = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*many workers")
+LIGHTNING = pytest.mark.filterwarnings(
+    "ignore::UserWarning:lightning", "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*many workers"
+)
 
 
 def composed(name, *overrides):

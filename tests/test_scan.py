@@ -11,7 +11,13 @@ MASK = torch.ones(3, 4, 5, dtype=torch.bool)
 
 
 def scan(**changes):
-    values = {"geometry": GEOMETRY, "echo_times_s": (0.004, 0.012), "magnitude": torch.ones(2, 3, 4, 5), "phase_rad": torch.zeros(2, 3, 4, 5), "mask": MASK}
+    values = {
+        "geometry": GEOMETRY,
+        "echo_times_s": (0.004, 0.012),
+        "magnitude": torch.ones(2, 3, 4, 5),
+        "phase_rad": torch.zeros(2, 3, 4, 5),
+        "mask": MASK,
+    }
     return Scan(**(values | changes))
 
 

@@ -8,7 +8,14 @@ from qsmdl.validation import check_settings, did_you_mean
 
 
 def function(
-    a: float, *, n: int = 1, name: str | None = None, flag: bool = False, size: tuple[int, int] = (1, 1), many: tuple[float, ...] = (), kind: Literal["x", "y"] = "x",
+    a: float,
+    *,
+    n: int = 1,
+    name: str | None = None,
+    flag: bool = False,
+    size: tuple[int, int] = (1, 1),
+    many: tuple[float, ...] = (),
+    kind: Literal["x", "y"] = "x",
     path: Path | None = None,
 ) -> None:
     """A target with every kind of annotation."""

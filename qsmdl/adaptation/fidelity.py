@@ -16,19 +16,21 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Misfit:
-    """loss: what is minimised (weights of mean 1 in the mask); whitened: the residual variance in units of the noise variance, 1 where the map explains the
-    data down to the noise, None where the noise is not known. Both scalar tensors."""
+    """loss: what is minimised (weights of mean 1 in the mask); whitened: the residual variance in units of the noise variance, 1 where the map
+    explains the data down to the noise, None where the noise is not known. Both scalar tensors.
+    """
 
     loss: Tensor
     whitened: Tensor | None
 
 
 class Fidelity:
-    """sum_j mean W_j^2 |exp(i c_j D chi) - exp(i phase_j)|^2 over the voxels of the mask (Zhang et al., FINE, NeuroImage 2020; Liu et al., MEDI, 2013).
+    """sum_j mean W_j^2 |exp(i c_j D chi) - exp(i phase_j)|^2 over the voxels of the mask (Zhang et al., FINE, NeuroImage 2020; Liu et al., MEDI,
+    2013).
 
     phase_rad, weight: [echo, x, y, z]; radians_per_ppm: c_j; noise_scale: what the weights were divided by to have mean 1, None without known noise.
-    A constant of the field is free (`free_offset`): the dipole kernel leaves it undefined, and so may whoever made the data. It is solved for in closed form
-    from the linearised residual at every call and takes no part in the gradient, which at the optimum it does not change.
+    A constant of the field is free (`free_offset`): the dipole kernel leaves it undefined, and so may whoever made the data. It is solved for in
+    closed form from the linearised residual at every call and takes no part in the gradient, which at the optimum it does not change.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Fidelity:
         *,
         noise_scale: float | None,
         free_offset: bool = True,
-    ):
+    ) -> None:
         self.dipole, self.phase_rad, self.weight, self.mask, self.field_ppm = dipole, phase_rad, weight, mask, field_ppm
         self.radians_per_ppm, self.noise_scale, self.free_offset = radians_per_ppm, noise_scale, free_offset
         self.n_voxels = int(mask.sum())
@@ -67,7 +69,14 @@ class Fidelity:
         moved = (v.to(device) for v in (self.phase_rad, self.weight, self.mask))
         phase, weight, mask = moved
         return Fidelity(
-            self.dipole.to(device), phase, weight, mask, self.radians_per_ppm, self.field_ppm.to(device), noise_scale=self.noise_scale, free_offset=self.free_offset
+            self.dipole.to(device),
+            phase,
+            weight,
+            mask,
+            self.radians_per_ppm,
+            self.field_ppm.to(device),
+            noise_scale=self.noise_scale,
+            free_offset=self.free_offset,
         )
 
 
@@ -101,8 +110,8 @@ def echo_fidelity(scan: Scan, field: FieldMap, box: Box, geometry: Geometry, *, 
 def field_fidelity(field: FieldMap, box: Box, geometry: Geometry, *, padding: float = 1.5) -> Fidelity:
     """The fidelity to one field map, taken as a phase at a c for which it cannot wrap.
 
-    c is that of a 4 ms echo at the scan's B0, lowered so that the largest field in the mask is at most pi / 2: then a map that is wrong by as much as the field
-    itself is still on the right side of the cosine. Without a known noise the discrepancy principle cannot stop the fit.
+    c is that of a 4 ms echo at the scan's B0, lowered so that the largest field in the mask is at most pi / 2: then a map that is wrong by as much
+    as the field itself is still on the right side of the cosine. Without a known noise the discrepancy principle cannot stop the fit.
     """
     mask = field.mask[box]
     values = torch.where(mask, field.field_ppm[box].float(), 0.0)

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,19 @@ from qsmdl.physics.derivatives import Gradient
 from qsmdl.scan import Outcome
 
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class FineSettings:
-    """n_steps: at most; learning_rate: of Adam (FINE used 1e-4 for a network of 26 M weights; small networks move with more); tv_weight: of mean |grad chi|
-    in the mask (ppm/mm), added to the fidelity; target: whitened residual variance at which the discrepancy principle stops (Morozov 1966);
-    patience and min_decrease: stagnation is when the best objective fell by less than this fraction over `patience` steps; time_budget_s: no step is begun
-    that would end later than this."""
+    """When and how a network is fitted.
+
+    n_steps: at most; learning_rate: of Adam (FINE used 1e-4 for a network of 26 M weights; small networks move with more); tv_weight: of mean
+    |grad chi| in the mask (ppm/mm), added to the fidelity; target: whitened residual variance at which the discrepancy principle stops (Morozov 1966);
+    patience and min_decrease: stagnation is when the best objective fell by less than this fraction over `patience` steps; time_budget_s: no step is
+    begun that would end later than this; precision: of the network's convolutions, "auto" takes bfloat16 where the device computes in it (the
+    fidelity is in float32 always); memory_gib: where the activations would need more than this, blocks are recomputed in the backward pass.
+    """
 
     n_steps: int = 100
     learning_rate: float = 1e-3
@@ -34,18 +39,24 @@ class FineSettings:
     patience: int = 20
     min_decrease: float = 0.005
     time_budget_s: float = 1500.0
+    precision: Precision = "auto"
+    memory_gib: float = 6.0
 
     def __post_init__(self) -> None:
         for name, low in {"n_steps": 1, "patience": 1}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
-        for name in ("learning_rate", "tv_weight", "target", "min_decrease", "time_budget_s"):
+        if self.precision not in get_args(Precision):
+            raise InputError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}.")
+        for name in ("learning_rate", "tv_weight", "target", "min_decrease", "time_budget_s", "memory_gib"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value!r}; it must be a finite number of at least 0.")
         if not 0 < self.learning_rate <= 1 or self.time_budget_s == 0:
-            raise InputError(f"learning_rate is {self.learning_rate} and time_budget_s {self.time_budget_s}; both must be positive, the rate at most 1.")
+            raise InputError(
+                f"learning_rate is {self.learning_rate} and time_budget_s {self.time_budget_s}; both must be positive, the rate at most 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,9 @@ class FineState:
 
 @dataclass(frozen=True, eq=False)
 class FineResult:
-    """chi_ppm [1, 1, x, y, z]: the best iterate; outcome: steps, reason, whitened residual of that iterate and the objective's curve; state: to go on later."""
+    """chi_ppm [1, 1, x, y, z]: the best iterate; outcome: steps, reason, whitened residual of that iterate and the objective's curve; state: to go
+    on later.
+    """
 
     chi_ppm: Tensor
     outcome: Outcome
@@ -78,7 +91,7 @@ class FineResult:
 class FineInterrupted(Exception):  # noqa: N818 - not an error: the state is complete
     """Ctrl-C between two steps; carries the state."""
 
-    def __init__(self, result: FineResult):
+    def __init__(self, result: FineResult) -> None:
         super().__init__(f"stopped after {result.outcome.n_steps} steps")
         self.result = result
 
@@ -127,25 +140,30 @@ def fine_tune(
 ) -> FineResult:
     """Fit a copy of a network to one scan (Zhang et al., NeuroImage 2020): minimise fidelity + tv_weight * TV over its weights with Adam.
 
-    inputs: field and prior in ppm, mask and weight, each [1, 1, x, y, z] on the fidelity's box; state: of an earlier, interrupted fit to the same data.
-    The loaded network is left untouched; normalisation layers stay in evaluation mode. Blocks of the network are recomputed in the backward pass, so the memory
-    grows with the volume times the width, not with the depth. The objective of a step is that of the map before its update, so the map returned is the very
-    one that was measured. Raises FineInterrupted on Ctrl-C, after finishing the step, and InputError if the loss is not finite.
+    inputs: field and prior in ppm, mask and weight, each [1, 1, x, y, z] on the fidelity's box; state: of an earlier, interrupted fit to the same
+    data. The loaded network is left untouched; normalisation layers stay in evaluation mode. Blocks of the network are recomputed in the backward
+    pass, so the memory grows with the volume times the width, not with the depth. The objective of a step is that of the map before its update, so
+    the map returned is the very one that was measured. Raises FineInterrupted on Ctrl-C, after finishing the step, and InputError if the loss is not
+    finite.
     """
     tuned = copy.deepcopy(network).eval()
-    _set_checkpointing(tuned)
     mask = inputs[2]
+    _set_checkpointing(tuned, mask.numel(), settings.memory_gib)
+    half = use_bfloat16(settings.precision, mask.device)
     optimiser = torch.optim.Adam([p for p in tuned.parameters() if p.requires_grad], lr=settings.learning_rate)
     best, step = _restore(tuned, optimiser, state)
     begun = time.monotonic()
     started = begun - best.seconds
     with DeferredInterrupt() as interrupt, torch.enable_grad():
         while True:
-            chi = tuned(*inputs)
+            with torch.autocast(mask.device.type, dtype=torch.bfloat16, enabled=half):
+                chi = tuned(*inputs)
             misfit = fidelity(chi)
             objective = misfit.loss + (settings.tv_weight * total_variation(chi, mask, voxel_size_mm) if settings.tv_weight else 0)
             if not torch.isfinite(objective):
-                raise InputError(f"FINE's loss is {float(objective.detach())} at step {step}. Lower method.learning_rate (now {settings.learning_rate:g}).")
+                raise InputError(
+                    f"FINE's loss is {float(objective.detach())} at step {step}. Lower method.learning_rate (now {settings.learning_rate:g})."
+                )
             _record(best, float(objective.detach()), misfit.whitened, chi)
             best.seconds = time.monotonic() - started
             if on_step:
@@ -181,10 +199,21 @@ def _record(best: _Best, objective: float, whitened: Tensor | None, chi: Tensor)
         best.whitened = math.nan if whitened is None else float(whitened)
 
 
-def _set_checkpointing(network: nn.Module) -> None:
+def use_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Whether convolutions run in bfloat16. "auto": where the device has it in hardware; emulated, it is slower than float32."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _set_checkpointing(network: nn.Module, n_voxels: int, memory_gib: float) -> None:
+    """Recompute blocks where keeping about 20 float32 activations of the finest level (measured for two convolutions a level) would need too much."""
     for module in network.modules():
         if hasattr(module, "checkpoint_blocks"):
-            module.checkpoint_blocks = True
+            width = next(p.shape[0] for p in module.parameters())
+            module.checkpoint_blocks = 20 * 4 * width * n_voxels > memory_gib * 2**30
 
 
 def _state(network: nn.Module, optimiser: torch.optim.Adam, best: _Best, step: int) -> FineState:

@@ -19,7 +19,9 @@ FieldSource = Literal["fit", "frequency"]
 
 
 def field_of(scan: Scan, source: FieldSource = "fit") -> FieldMap:
-    """The field map of a scan: "fit" over all echoes, or the "frequency" map handed out with it (with the fit's noise, which is a little too optimistic)."""
+    """The field map of a scan: "fit" over all echoes, or the "frequency" map handed out with it (with the fit's noise, which is a little too
+    optimistic).
+    """
     if source not in ("fit", "frequency"):
         raise InputError(f"field is {source!r}; it must be 'fit' or 'frequency'.")
     fitted = fit_field(scan)

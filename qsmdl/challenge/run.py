@@ -19,7 +19,9 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One scan to reconstruct: its field map, its echoes if there are any, and the truth if it is known. header_source: the file whose header maps keep."""
+    """One scan to reconstruct: its field map, its echoes if there are any, and the truth if it is known. header_source: the file whose header maps
+    keep.
+    """
 
     name: str
     field: FieldMap
@@ -34,7 +36,7 @@ class PeakMemory:
     On Linux the high-water mark is reset first; elsewhere it is that of the whole run so far, an upper bound.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

@@ -15,15 +15,16 @@ from qsmdl.cli.errors import reported
 from qsmdl.cli.progress import StepLine, console, stage
 from qsmdl.io.nifti import write_volume
 from qsmdl.methods import Method
-from qsmdl.report.figures import montage
 from qsmdl.report.curves import plot_curves
+from qsmdl.report.figures import montage
 from qsmdl.report.table import print_tables, write_csv, write_rows
 from qsmdl.scan import ChiMap
 
 
 def compare(methods: list[Method], cases: list[Case], folder: Path, *, seed: int) -> list[Row]:
-    """Run every method on every case and write into `folder`: maps/SCAN_METHOD.nii.gz, rows.json, rows.csv, montage_SCAN.png, and the curves of the iterative
-    methods; print the tables."""
+    """Run every method on every case and write into `folder`: maps/SCAN_METHOD.nii.gz, rows.json, rows.csv, montage_SCAN.png, and the curves of the
+    iterative methods; print the tables.
+    """
     maps: dict[str, dict[str, ChiMap]] = {}
     rows: list[Row] = []
     line = StepLine()
@@ -37,7 +38,9 @@ def compare(methods: list[Method], cases: list[Case], folder: Path, *, seed: int
         rows.append(row)
         write_rows(rows, folder / "rows.json", overwrite=True)
         nrmse = row["metrics"].get("rmse")
-        console.print(f"  {row['method']} on {case.name}: {row['seconds']:.1f} s, {row['stopped']}" + ("" if nrmse is None else f", NRMSE {nrmse:.1f}"))
+        console.print(
+            f"  {row['method']} on {case.name}: {row['seconds']:.1f} s, {row['stopped']}" + ("" if nrmse is None else f", NRMSE {nrmse:.1f}")
+        )
 
     run_all(methods, cases, seed=seed, on_step=line, on_row=keep)
     write_csv(rows, folder / "rows.csv")

@@ -27,12 +27,14 @@ def _reconstruct(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = commands.add_parser(
         "reconstruct",
         help="susceptibility map of one scan",
-        description="A folder in the challenge's layout (Phase, Magnitude, MaskBrainExtracted, optional params.json), or --field with --units and --mask.",
+        description="A folder in the challenge's layout (Phase, Magnitude, MaskBrainExtracted, params.json), or --field with --units and --mask.",
     )
     parser.add_argument("arguments", nargs="*", metavar="SCAN_DIR key=value", help="the scan's folder, and settings of the method")
     parser.add_argument("--method", required=True, help="see qsmdl methods")
     parser.add_argument("--checkpoint", type=Path, help="weights (.safetensors) for unet and fine; default: those shipped with qsmdl")
-    parser.add_argument("-o", "--output", type=Path, help="the map, .nii or .nii.gz (default SCAN_METHOD.nii.gz here); a .json beside it tells how it was made")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="the map, .nii or .nii.gz (default SCAN_METHOD.nii.gz here); a .json beside it tells how it was made"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--use-frequency", action="store_true", help="invert the Frequency map instead of a fit to all echoes")
     parser.add_argument("--gamma", type=float, default=GAMMA_MHZ_PER_TESLA, metavar="MHZ_PER_T", help="for Frequency and --units hz (default 42.577)")
@@ -69,11 +71,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     """What argparse cannot express; ends the process with status 2."""
     if arguments.command == "reconstruct":
-        folders = [a for a in arguments.arguments if "=" not in a]
-        arguments.settings = [a for a in arguments.arguments if "=" in a]
+        words = [*arguments.arguments, *rest]
+        folders = [a for a in words if "=" not in a or Path(a).is_dir()]
+        arguments.settings = [a for a in words if a not in folders]
         if len(folders) + (arguments.field is not None) != 1:
             parser.error(f"reconstruct takes one scan folder or --field, but got {len(folders)} folders{' and --field' if arguments.field else ''}.")
         if arguments.field is not None and (arguments.units is None or arguments.mask is None):
@@ -82,7 +85,7 @@ def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namesp
 
 
 def _print_methods() -> None:
-    from qsmdl.cli.build import config_folder, method_names  # noqa: PLC0415 - Hydra takes a second to import
+    from qsmdl.cli.build import config_folder, method_names
 
     for name in method_names():
         sys.stdout.write(f"{name}\n")
@@ -94,15 +97,15 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "methods":
         _print_methods()
     elif arguments.command == "score":
-        from qsmdl.cli.score import score_map  # noqa: PLC0415
+        from qsmdl.cli.score import score_map
 
         score_map(arguments.chi, arguments.truth, arguments.mask, arguments.segmentation, as_json=arguments.json)
     elif arguments.command == "simulate":
-        from qsmdl.cli.simulate import simulate  # noqa: PLC0415
+        from qsmdl.cli.simulate import simulate
 
         simulate(arguments)
     else:
-        from qsmdl.cli.reconstruct import reconstruct  # noqa: PLC0415
+        from qsmdl.cli.reconstruct import reconstruct
 
         reconstruct(arguments)
 
@@ -110,7 +113,10 @@ def _run(arguments: argparse.Namespace) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point of `qsmdl`."""
     parser = make_parser()
-    arguments = parser.parse_args(words)
-    _check_arguments(parser, arguments)
+    # argparse takes positional words in one place only; settings may stand anywhere among the options.
+    arguments, rest = parser.parse_known_args(words)
+    if rest and (arguments.command != "reconstruct" or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    _check_arguments(parser, arguments, rest)
     with reported():
         _run(arguments)

@@ -1,5 +1,6 @@
 """What a user sees while something runs."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -7,17 +8,17 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 """Progress goes to standard error; results (tables, JSON) to standard output."""
 
 
 class StepLine:
     """Shows the steps of a running method: on a terminal one line that is rewritten, elsewhere a line every ten seconds."""
 
-    def __init__(self, every_s: float = 10.0):
+    def __init__(self, every_s: float = 10.0) -> None:
         self.terminal = sys.stderr.isatty()
         self.every_s = 0.2 if self.terminal else every_s
-        self._last = time.monotonic()
+        self._last = -math.inf  # the first step is shown at once
         self._written = False
 
     def __call__(self, method: str, scan: str, step: int, value: float) -> None:

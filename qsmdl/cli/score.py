@@ -25,5 +25,5 @@ def score_map(chi: Path, truth: Path, mask: Path, segmentation: Path, *, as_json
     table = Table("metric", "value", "unit", box=None)
     for key, metric in METRICS.items():
         value = metrics.get(key)
-        table.add_row(metric.name, "undefined" if value is None else f"{value:.4g}", metric.unit)
+        table.add_row(metric.paper, "undefined" if value is None else f"{value:.4g}", metric.unit)
     Console(width=100).print(table)

@@ -5,8 +5,9 @@ import logging
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
-from pickle import UnpicklingError  # noqa: S403 - the exception alone; nothing is unpickled
+from pickle import UnpicklingError
 from typing import Any
 
 import hydra
@@ -60,9 +61,7 @@ def make_data(config: DictConfig) -> PhantomData:
     check_settings("data.prior", Prior, prior)
     check_settings("data", PhantomData, data)
     data["patch_size"] = tuple(data["patch_size"])
-    return PhantomData(
-        build_recipe(phantom, acquisition), build_recipe(phantom, acquisition, overrides), Prior(**prior), seed=config.seed, **data
-    )
+    return PhantomData(build_recipe(phantom, acquisition), build_recipe(phantom, acquisition, overrides), Prior(**prior), seed=config.seed, **data)
 
 
 def make_module(config: DictConfig) -> QSMModule:
@@ -70,7 +69,13 @@ def make_module(config: DictConfig) -> QSMModule:
     settings = {key: value for key, value in plain(config.training).items() if key in MODULE_SETTINGS}
     check_settings("training", QSMModule, settings)
     torch.manual_seed(config.seed)
-    return QSMModule(plain(config.network), **settings)
+    module = QSMModule(plain(config.network), **settings)
+    n_given = len(config.data.prior.regularisations)
+    if module.network.n_priors != n_given:
+        raise InputError(
+            f"network.adapter.n_priors is {module.network.n_priors}, but data.prior.regularisations has {n_given} entries. Make them agree."
+        )
+    return module
 
 
 def make_callbacks(config: DictConfig, folder: Path) -> Callbacks:
@@ -92,10 +97,15 @@ def make_callbacks(config: DictConfig, folder: Path) -> Callbacks:
 
 
 def make_trainer(config: DictConfig, folder: Path, callbacks: list[Callback]) -> lightning.Trainer:
-    """One endless epoch, cut into stretches of `validate_every` steps: a stream has no natural end, and loaders keep their heads between validations."""
-    training = config.training
+    """One endless epoch, cut into stretches of `validate_every` steps: a stream has no natural end, and loaders keep their heads between
+    validations.
+    """
+    training, settings = config.training, plain(config.trainer)
+    if settings["precision"] == "auto":
+        # Half precision pays only where the processor computes in it; elsewhere it is emulated, and slower than float32.
+        settings["precision"] = "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
     return lightning.Trainer(
-        **plain(config.trainer),
+        **settings,
         max_steps=training.n_steps,
         max_epochs=-1,
         limit_train_batches=training.n_steps,
@@ -103,7 +113,7 @@ def make_trainer(config: DictConfig, folder: Path, callbacks: list[Callback]) ->
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=callbacks,
-        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
+        logger=TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False),
         default_root_dir=folder,
         enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty(),
@@ -156,7 +166,9 @@ def fit(config: DictConfig, folder: Path) -> Path:
         raise
     except (UnpicklingError, KeyError, EOFError) as error:
         if resume:
-            raise InputError(f"{resume} could not be read as a checkpoint of a run: {error}. It is damaged, or holds objects, which are never loaded.") from error
+            raise InputError(
+                f"{resume} could not be read as a checkpoint of a run: {error}. It is damaged, or holds objects, which are never loaded."
+            ) from error
         raise
     if callbacks.stop.interrupted:
         sys.stderr.write(f"interrupted after step {trainer.global_step}; go on with resume={callbacks.stop.path}; exit status {EXIT_INTERRUPTED}\n")
@@ -171,6 +183,8 @@ def train(config: DictConfig, folder: Path) -> None:
     """Train and, if wanted, score on held-out phantoms with the weights just made."""
     # Lightning's tips and device reports are noise in a log that people read.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     with stage("Training"):
         path = fit(config, folder)
     if not config.evaluate:

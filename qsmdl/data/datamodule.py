@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class ValidationPhantoms(Dataset[Batch]):
     """Whole simulated volumes, cut to the mask's bounding box, fixed by the seed; drawn from a stream of their own. Each is rendered once."""
 
-    def __init__(self, recipe: Recipe, prior: Prior, *, n_volumes: int, seed: int):
+    def __init__(self, recipe: Recipe, prior: Prior, *, n_volumes: int, seed: int) -> None:
         self.recipe, self.prior, self.n_volumes, self.seed = recipe, prior, n_volumes, seed
         self._volumes: dict[int, dict[str, Tensor]] = {}
 
@@ -33,7 +33,7 @@ class ValidationPhantoms(Dataset[Batch]):
             params = draw_volume(self.recipe, volume_seed("validation", self.seed, index), contrast=contrast)
             scan, truth = render_volume(self.recipe, params)
             box = bounding_box(scan.mask)
-            volumes = {name: v[box].unsqueeze(0).contiguous() for name, v in training_volume(scan, truth, self.prior).items()}
+            volumes = {name: v[:, *box].contiguous() for name, v in training_volume(scan, truth, self.prior).items()}
             volumes["voxel_size_mm"] = volumes["field_ppm"].new_tensor(params.voxel_size_mm)
             volumes["b0_direction"] = volumes["field_ppm"].new_tensor(params.b0_direction)
             self._volumes[index] = volumes
@@ -43,9 +43,10 @@ class ValidationPhantoms(Dataset[Batch]):
 class PhantomData(lightning.LightningDataModule):
     """Streams patches of simulated heads.
 
-    recipe: what volumes are drawn from; validation_recipe: the same for the fixed validation phantoms (alternating Sim1 and Sim2 contrast); prior: the
-    closed-form inversion fed along; n_workers: loader processes, each rendering its own volumes (0: in the trainer's process); seed: of the whole stream.
-    The stream continues after `trainer.global_step` batches, which is what makes a resumed run see the batches that an uninterrupted one would.
+    recipe: what volumes are drawn from; validation_recipe: the same for the fixed validation phantoms (alternating Sim1 and Sim2 contrast); prior:
+    the closed-form inversion fed along; n_workers: loader processes, each rendering its own volumes (0: in the trainer's process); seed: of the
+    whole stream. The stream continues after `trainer.global_step` batches, which is what makes a resumed run see the batches that an uninterrupted
+    one would.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class PhantomData(lightning.LightningDataModule):
         n_validation_volumes: int = 2,
         p_drop_weight: float = 0.1,
         seed: int = 0,
-    ):
+    ) -> None:
         super().__init__()
         if n_workers < 0 or n_validation_volumes < 1:
             raise InputError(f"n_workers is {n_workers} and n_validation_volumes {n_validation_volumes}; at least 0 and 1 are needed.")
@@ -83,7 +84,9 @@ class PhantomData(lightning.LightningDataModule):
             p_drop_weight=self.p_drop_weight,
         )
         # The stream seeds itself by batch number, so workers need no seeds of their own; each computes with one thread (torch's default for workers).
-        return DataLoader(stream, batch_size=None, num_workers=self.n_workers, prefetch_factor=8 if self.n_workers else None, persistent_workers=self.n_workers > 0)
+        return DataLoader(
+            stream, batch_size=None, num_workers=self.n_workers, prefetch_factor=8 if self.n_workers else None, persistent_workers=self.n_workers > 0
+        )
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation phantoms, one whole volume a batch; rendered in the trainer's process and kept."""

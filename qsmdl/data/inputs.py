@@ -13,22 +13,29 @@ from qsmdl.solvers.direct import l2
 
 @dataclass(frozen=True)
 class Prior:
-    """The closed-form inversion that a network refines: `solvers.direct.l2` with this regularisation (dimensionless, at 1 mm)."""
+    """The closed-form inversions that a network refines: `solvers.direct.l2` at several regularisations, the first of which the network corrects.
 
-    regularisation: float = 3e-3
+    Weakly and strongly regularised maps differ where the dipole kernel is small; together they tell the network what is signal, noise and streak.
+    regularisations: per voxel, without a unit: the weight of the squared differences between neighbours. In mm^2 they are this times the squared
+    voxel size, so that they suppress the same part of k-space, in cycles per voxel, at every resolution; a network knows voxels, not millimetres.
+    """
+
+    regularisations: tuple[float, ...] = (0.012, 0.003, 0.05)
 
     def __post_init__(self) -> None:
-        if not 0 < float(self.regularisation) < math.inf:
-            raise InputError(f"The prior's regularisation is {self.regularisation}; it must be positive.")
+        object.__setattr__(self, "regularisations", tuple(self.regularisations))
+        if not self.regularisations or not all(0 < float(r) < math.inf for r in self.regularisations):
+            raise InputError(f"The prior's regularisations are {self.regularisations}; at least one is needed, and all must be positive.")
 
     def __call__(self, field: FieldMap) -> Tensor:
-        """Susceptibility in ppm [x, y, z], 0 outside the mask."""
-        return l2(field, regularisation=self.regularisation).chi_ppm
+        """Susceptibility in ppm [prior, x, y, z], 0 outside the mask."""
+        size_mm = math.prod(field.geometry.voxel_size_mm) ** (1 / 3)
+        return torch.stack([l2(field, regularisation=r * size_mm**2).chi_ppm for r in self.regularisations])
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkInputs:
-    """Arguments of `PpmAdapter`, all [1, 1, x, y, z] on the box `box` of the whole grid, and the geometry of that box."""
+    """Arguments of `PpmAdapter`, all [1, 1, x, y, z] (prior: [1, n, x, y, z]) on the box `box` of the whole grid, and the geometry of that box."""
 
     field_ppm: Tensor
     prior_ppm: Tensor
@@ -53,13 +60,15 @@ def bounding_box(mask: Tensor, margin: int = 0) -> tuple[slice, slice, slice]:
 
 
 def prepare_inputs(field: FieldMap, prior: Prior, *, margin: int = 4) -> NetworkInputs:
-    """Field, prior and weight inside the mask, cut to its bounding box: what lies outside is 0 and would only cost memory. The prior sees the whole grid."""
+    """Field, prior and weight inside the mask, cut to its bounding box: what lies outside is 0 and would only cost memory. The prior sees the whole
+    grid.
+    """
     if field.kind != "local":
         raise InputError("The networks invert local fields, but this one is 'total': remove the background field first.")
     box = bounding_box(field.mask, margin)
     mask = field.mask[box]
-    maps = [(v[box] * mask).float()[None, None] for v in (field.field_ppm, prior(field), field.weight)]
-    return NetworkInputs(maps[0], maps[1], mask[None, None], maps[2], box, field.geometry.cropped(box))
+    values, weight = ((v[box] * mask).float()[None, None] for v in (field.field_ppm, field.weight))
+    return NetworkInputs(values, prior(field)[:, *box].float()[None], mask[None, None], weight, box, field.geometry.cropped(box))
 
 
 def paste(chi_ppm: Tensor, inputs: NetworkInputs, field: FieldMap) -> Tensor:

@@ -24,10 +24,10 @@ Range = tuple[float, float]
 class Recipe:
     """Ranges of the simulated volumes; every volume draws one value from each.
 
-    contrast: "sim1", "sim2" or "random" tissue values; voxel_size_mm: range of the (isotropic) voxel size; field_of_view_mm (x, y, z); oversampling: fine voxels
-    per voxel along each axis (RC2: 1 / 0.64); peak_snr: range, log-uniform, of the first echo's maximum over the noise; max_tilt_deg: largest angle of B0 from
-    the z axis, half of the volumes have none; echo_times_s, repetition_time_s, flip_angle_deg, b0_tesla: the protocol (RC2's by default);
-    truth: "unrung" (as the challenge made it) or "crop" (with the ringing of the k-space crop).
+    contrast: "sim1", "sim2" or "random" tissue values; voxel_size_mm: range of the (isotropic) voxel size; field_of_view_mm (x, y, z); oversampling:
+    fine voxels per voxel along each axis (RC2: 1 / 0.64); peak_snr: range, log-uniform, of the first echo's maximum over the noise; max_tilt_deg:
+    largest angle of B0 from the z axis, half of the volumes have none; echo_times_s, repetition_time_s, flip_angle_deg, b0_tesla: the protocol
+    (RC2's by default); truth: "unrung" (as the challenge made it) or "crop" (with the ringing of the k-space crop).
     """
 
     contrast: str = "random"

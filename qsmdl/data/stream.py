@@ -18,35 +18,38 @@ VOLUMES = ("field_ppm", "prior_ppm", "chi_ppm", "mask", "weight")
 
 
 def training_volume(scan: Scan, truth: Truth, prior: Prior) -> dict[str, Tensor]:
-    """The maps of a whole simulated scan that patches are cut from, each [x, y, z]: the field goes through the same estimation as at test time."""
+    """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior: [n, x, y, z]).
+
+    The field goes through the same estimation as at test time.
+    """
     field = fit_field(scan)
-    maps = {"field_ppm": field.field_ppm, "prior_ppm": prior(field), "chi_ppm": truth.chi_ppm, "weight": field.weight}
+    maps = {"field_ppm": field.field_ppm[None], "prior_ppm": prior(field), "chi_ppm": truth.chi_ppm[None], "weight": field.weight[None]}
     volumes: dict[str, Tensor] = {name: (values * scan.mask).float() for name, values in maps.items()}
-    volumes["mask"] = scan.mask
+    volumes["mask"] = scan.mask[None]
     return volumes
 
 
 def cut_patch(volumes: dict[str, Tensor], centre: tuple[int, ...], size: tuple[int, int, int]) -> dict[str, Tensor]:
-    """Patches [1, *size] around a voxel, moved inside the volume; axes shorter than the patch are zero-padded at the end."""
+    """Patches [n, *size] of volumes [n, x, y, z] around a voxel, moved inside the volume; axes shorter than the patch are zero-padded at the end."""
     patches = {}
     for name, volume in volumes.items():
-        starts = [min(max(c - p // 2, 0), max(n - p, 0)) for c, p, n in zip(centre, size, volume.shape, strict=True)]
-        patch = volume[tuple(slice(s, s + p) for s, p in zip(starts, size, strict=True))]
-        missing = [p - n for p, n in zip(size, patch.shape, strict=True)]
+        starts = [min(max(c - p // 2, 0), max(n - p, 0)) for c, p, n in zip(centre, size, volume.shape[1:], strict=True)]
+        patch = volume[:, *(slice(s, s + p) for s, p in zip(starts, size, strict=True))]
+        missing = [p - n for p, n in zip(size, patch.shape[1:], strict=True)]
         if any(missing):
             patch = torch.nn.functional.pad(patch, [v for m in reversed(missing) for v in (0, m)])
-        patches[name] = patch.unsqueeze(0).contiguous()
+        patches[name] = patch.contiguous()
     return patches
 
 
 class PhantomStream(IterableDataset[Batch]):
     """Batches of patches from simulated heads; batch number b is a function of the settings, the seed and b alone.
 
-    Fields are computed on whole volumes and then cut: a periodic transform of a patch would wrap its field around. A batch mixes patches from the two latest
-    volumes of its lane; each lane (one per loader worker) renders its own volumes and gets a new one every `batches_per_volume` batches.
+    Fields are computed on whole volumes and then cut: a periodic transform of a patch would wrap its field around. A batch mixes patches from the
+    two latest volumes of its lane; each lane (one per loader worker) renders its own volumes and gets a new one every `batches_per_volume` batches.
     patch_size: (x, y, z) voxels; start_batch: where to pick the stream up (after `start_batch` optimiser steps).
-    Patches are mirrored along random axes, B0 with them, and the weight channel is replaced by the mask with probability `p_drop_weight`, so that a network
-    also runs on field maps that come without weights.
+    Patches are mirrored along random axes, B0 with them, and the weight channel is replaced by the mask with probability `p_drop_weight`, so that a
+    network also runs on field maps that come without weights.
     """
 
     def __init__(
@@ -62,9 +65,14 @@ class PhantomStream(IterableDataset[Batch]):
         start_batch: int = 0,
         stream: Stream = "train",
         p_drop_weight: float = 0.1,
-    ):
+    ) -> None:
         super().__init__()
-        for name, value in {"batch_size": batch_size, "batches_per_volume": batches_per_volume, "n_lanes": n_lanes, "patch_size": min(patch_size)}.items():
+        for name, value in {
+            "batch_size": batch_size,
+            "batches_per_volume": batches_per_volume,
+            "n_lanes": n_lanes,
+            "patch_size": min(patch_size),
+        }.items():
             if int(value) < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
         if not 0 <= p_drop_weight <= 1:

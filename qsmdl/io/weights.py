@@ -60,10 +60,11 @@ def save_weights(path: Path | str, tensors: Mapping[str, Tensor], card: Mapping[
 def _check_magic(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            head = file.read(4)
+            head = file.read(9)
     except OSError as error:
         raise InputError(f"{path} could not be read: {error.strerror}. Check the name.") from error
-    if head == b"PK\x03\x04" or head[:1] == b"\x80":
+    # A safetensors file begins with the length of its header in eight bytes, which may look like a pickle's first byte, and then a brace.
+    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[8:] != b"{"):
         raise InputError(f"{path} is a pickle under the name of a safetensors file; pickles can run code and are never loaded. {_EXPORT}.")
 
 

@@ -1,4 +1,6 @@
-"""Networks from plain settings: the only way a stored network comes back to life. Names outside the table are refused, nothing is imported by name."""
+"""Networks from plain settings: the only way a stored network comes back to life. Names outside the table are refused, nothing is imported by
+name.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +17,8 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet3d}
 def build_network(settings: Mapping[str, Any]) -> PpmAdapter:
     """A network from its settings.
 
-    settings: {"architecture": name in `ARCHITECTURES`, "adapter": keywords of `PpmAdapter`, "keywords": keywords of the architecture}. The number of input
-    channels follows from the adapter's channels.
+    settings: {"architecture": name in `ARCHITECTURES`, "adapter": keywords of `PpmAdapter`, "keywords": keywords of the architecture}. The number of
+    input channels follows from the adapter's channels.
     """
     name = settings.get("architecture")
     if name not in ARCHITECTURES:
@@ -24,7 +26,8 @@ def build_network(settings: Mapping[str, Any]) -> PpmAdapter:
     adapter = dict(settings.get("adapter", {}))
     adapter["channels"] = tuple(adapter.get("channels", ("field", "prior", "weight")))
     try:
-        network = ARCHITECTURES[name](in_channels=len(adapter["channels"]), **dict(settings.get("keywords", {})))
+        n_channels = sum(int(adapter.get("n_priors", 3)) if channel == "prior" else 1 for channel in adapter["channels"])
+        network = ARCHITECTURES[name](in_channels=n_channels, **dict(settings.get("keywords", {})))
         return PpmAdapter(network, **adapter)
     except TypeError as error:
         raise InputError(f"The settings of the architecture {name!r} do not fit it: {error}. Compare them with configs/network.") from error
@@ -34,7 +37,11 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy stored tensors into a network; refuses a checkpoint of another architecture and names what differs."""
     own = network.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    reshaped = [f"{k}: {tuple(tensors[k].shape)} stored, {tuple(own[k].shape)} needed" for k in own.keys() & tensors.keys() if tensors[k].shape != own[k].shape]
+    reshaped = [
+        f"{k}: {tuple(tensors[k].shape)} stored, {tuple(own[k].shape)} needed"
+        for k in own.keys() & tensors.keys()
+        if tensors[k].shape != own[k].shape
+    ]
     if missing or extra or reshaped:
         first = [*(f"{k} is missing" for k in missing[:2]), *(f"{k} is not part of it" for k in extra[:2]), *sorted(reshaped)[:2]]
         raise InputError(

@@ -13,12 +13,21 @@ Channel = Literal["field", "prior", "weight", "mask"]
 class PpmAdapter(nn.Module):
     """Wraps a network so that ppm go in and ppm come out.
 
-    network: [batch, len(channels), x, y, z] to [batch, 1, x, y, z]; channels: what it is fed, in this order; scale: network units per ppm (10: the tissue
-    range of +-0.1 ppm becomes +-1); residual: the output is added to the prior, a closed-form inversion of the field, so that the network refines physics
-    instead of learning it. No statistics of any data set are involved: the same map in gives the same map out, whatever it was trained on.
+    network: [batch, n_channels, x, y, z] to [batch, 1, x, y, z]; channels: what it is fed, in this order ("prior" stands for all `n_priors` of them);
+    scale: network units per ppm (10: the tissue range of +-0.1 ppm becomes +-1); residual: the output is added to the first prior, a closed-form
+    inversion of the field, so that the network refines physics instead of learning it. No statistics of any data set are involved: the same map in
+    gives the same map out, whatever it was trained on.
     """
 
-    def __init__(self, network: nn.Module, *, channels: tuple[Channel, ...] = ("field", "prior", "weight"), scale: float = 10.0, residual: bool = True):
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        channels: tuple[Channel, ...] = ("field", "prior", "weight"),
+        n_priors: int = 3,
+        scale: float = 10.0,
+        residual: bool = True,
+    ) -> None:
         super().__init__()
         unknown = [c for c in channels if c not in ("field", "prior", "weight", "mask")]
         if unknown or not channels:
@@ -26,17 +35,19 @@ class PpmAdapter(nn.Module):
         if not 0 < float(scale) < 1e6:
             raise InputError(f"scale is {scale}; it must be a positive number of network units per ppm.")
         self.network = network
-        self.channels = tuple(channels)
+        self.channels, self.n_priors = tuple(channels), int(n_priors)
         self.residual = bool(residual)
         self.register_buffer("scale", torch.tensor(float(scale)))
 
     def forward(self, field_ppm: Tensor, prior_ppm: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-        """Susceptibility in ppm, 0 outside the mask. All arguments and the result are [batch, 1, x, y, z]; field and prior in ppm, weight with mean 1."""
+        """Susceptibility in ppm, 0 outside the mask. All arguments and the result are [batch, 1, x, y, z]; field and prior in ppm, weight with mean
+        1.
+        """
         scale = self.get_buffer("scale")
         inputs = {"field": field_ppm * scale, "prior": prior_ppm * scale, "weight": weight, "mask": mask.to(field_ppm.dtype)}
         output = self.network(torch.cat([inputs[c] for c in self.channels], dim=1)).float() / scale
         if self.residual:
-            output = output + prior_ppm
+            output = output + prior_ppm[:, :1]
         return output * mask
 
     @property

@@ -28,20 +28,23 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
 class ConvBlock(nn.Sequential):
     """`n_convolutions` times convolution, norm, activation; [batch, in_channels, x, y, z] to [batch, channels, x, y, z]."""
 
-    def __init__(self, in_channels: int, channels: int, *, n_convolutions: int, kernel_size: int, norm: Norm, activation: Activation):
+    def __init__(self, in_channels: int, channels: int, *, n_convolutions: int, kernel_size: int, norm: Norm, activation: Activation) -> None:
         layers: list[nn.Module] = []
         for i in range(n_convolutions):
-            layers.append(nn.Conv3d(in_channels if i == 0 else channels, channels, kernel_size, padding=kernel_size // 2, bias=norm in ("none", "group")))
+            layers.append(
+                nn.Conv3d(in_channels if i == 0 else channels, channels, kernel_size, padding=kernel_size // 2, bias=norm in ("none", "group"))
+            )
             layers += [_norm(norm, channels), ACTIVATIONS[activation]()]
         super().__init__(*layers)
 
 
 class UNet3d(nn.Module):
-    """Encoder and decoder with skip connections (Ronneberger et al. 2015; Cicek et al. 2016), [batch, in_channels, x, y, z] to [batch, out_channels, x, y, z].
+    """Encoder and decoder with skip connections (Ronneberger et al. 2015; Cicek et al. 2016), [batch, in_channels, x, y, z] to [batch, out_channels,
+    x, y, z].
 
-    width: channels of the finest level, doubled at each of `depth` down-samplings; n_convolutions per level; up: "transposed" convolution of stride 2, or
-    "nearest" repetition followed by a 1 x 1 x 1 convolution; zero_head: start the last convolution at 0, so that a residual network starts as the identity.
-    Any input size: sizes are zero-padded to a multiple of 2^depth (more at the high end if the difference is odd) and cropped back.
+    width: channels of the finest level, doubled at each of `depth` down-samplings; n_convolutions per level; up: "transposed" convolution of stride
+    2, or "nearest" repetition followed by a 1 x 1 x 1 convolution; zero_head: start the last convolution at 0, so that a residual network starts as
+    the identity. Any input size: sizes are zero-padded to a multiple of 2^depth (more at the high end if the difference is odd) and cropped back.
     QSMnet (Yoon et al., NeuroImage 2018) is width 32, depth 4, kernel 5, batch norm, leaky ReLU, transposed convolutions.
     `checkpoint_blocks` (an attribute, off) recomputes the blocks in the backward pass: less memory for about a third more time.
     """
@@ -59,7 +62,7 @@ class UNet3d(nn.Module):
         activation: Activation = "relu",
         up: Up = "transposed",
         zero_head: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         _check_settings(width=width, depth=depth, n_convolutions=n_convolutions, kernel_size=kernel_size, norm=norm, activation=activation, up=up)
         self.depth = depth

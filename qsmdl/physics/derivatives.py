@@ -18,7 +18,7 @@ class Gradient(LinearOperator):
     boundary: "periodic" (has a symbol in k-space) or "neumann" (the last difference along each axis is 0). The adjoint is minus the divergence.
     """
 
-    def __init__(self, voxel_size_mm: Sequence[float] = (1.0, 1.0, 1.0), boundary: Boundary = "periodic"):
+    def __init__(self, voxel_size_mm: Sequence[float] = (1.0, 1.0, 1.0), boundary: Boundary = "periodic") -> None:
         super().__init__()
         self.voxel_size_mm = tuple(float(v) for v in voxel_size_mm)
         if len(self.voxel_size_mm) != 3 or min(self.voxel_size_mm) <= 0:

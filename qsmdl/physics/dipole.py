@@ -27,12 +27,15 @@ def _axis(values: Tensor, axis: int) -> Tensor:
     return values[(..., *(slice(None) if i == axis else None for i in range(3)))]
 
 
-def dipole_kernel(shape: Sequence[int], voxel_size_mm: Vectors, b0_direction: Vectors, *, half: bool = True, dtype: torch.dtype = torch.float32) -> Tensor:
+def dipole_kernel(
+    shape: Sequence[int], voxel_size_mm: Vectors, b0_direction: Vectors, *, half: bool = True, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """The dipole kernel D(k) = 1/3 - (k.b)^2 / k^2 with D(0) = 0 (Marques and Bowtell 2005; Salomir et al. 2003): ppm to ppm.
 
     shape: grid (x, y, z); voxel_size_mm and b0_direction: (x, y, z), or tensors [batch, 3]. Returns [*shape] (z halved to n // 2 + 1 if `half`) or
     [batch, 1, *shape]. D(0) = 0 makes the mean of the field 0 and leaves the mean of chi undefined.
-    On the Nyquist planes of even grids D(k) and D(-k) differ for an oblique B0; their mean is used, so that the half and the full spectrum give one result.
+    On the Nyquist planes of even grids D(k) and D(-k) differ for an oblique B0; their mean is used, so that the half and the full spectrum give one
+    result.
     """
     voxel, direction = (torch.as_tensor(v, dtype=torch.float64) for v in (voxel_size_mm, b0_direction))
     if not bool((voxel > 0).all() & torch.isfinite(voxel).all()):
@@ -62,8 +65,9 @@ def dipole_kernel(shape: Sequence[int], voxel_size_mm: Vectors, b0_direction: Ve
 class Dipole(LinearOperator):
     """Susceptibility in ppm [..., *shape] to field in ppm [..., *shape]; self-adjoint.
 
-    The map is zero-padded to `fft_shape` (default: 1.5 times the shape, rounded up to fast sizes) to remove wrap-around, multiplied in k-space by the half
-    spectrum of the kernel, and cropped. With batched voxel sizes or directions [batch, 3] the input is [batch, channel, *shape]. float32 even under autocast.
+    The map is zero-padded to `fft_shape` (default: 1.5 times the shape, rounded up to fast sizes) to remove wrap-around, multiplied in k-space by
+    the half spectrum of the kernel, and cropped. With batched voxel sizes or directions [batch, 3] the input is [batch, channel, *shape]. float32
+    even under autocast.
     """
 
     kernel: Tensor
@@ -76,7 +80,7 @@ class Dipole(LinearOperator):
         *,
         fft_shape: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
-    ):
+    ) -> None:
         super().__init__()
         self.shape = tuple(int(n) for n in shape)
         self.fft_shape = fast_shape(self.shape, 1.5) if fft_shape is None else tuple(int(n) for n in fft_shape)

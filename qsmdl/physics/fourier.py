@@ -22,7 +22,8 @@ def fast_shape(shape: Sequence[int], factor: float = 1.0) -> tuple[int, int, int
 
 
 def rfft3(volume: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-    """Half spectrum [..., kx, ky, kz // 2 + 1] of a real volume [..., x, y, z], zero-padded at the end to `shape`; unnormalised, in float32 or float64.
+    """Half spectrum [..., kx, ky, kz // 2 + 1] of a real volume [..., x, y, z], zero-padded at the end to `shape`; unnormalised, in float32 or
+    float64.
 
     Half-precision input is promoted: a Fourier transform of a volume in float16 overflows or loses the small susceptibilities.
     """
@@ -46,26 +47,26 @@ def multiply_spectrum(spectrum: Tensor, real_kernel: Tensor) -> Tensor:
 class Pad(LinearOperator):
     """Zero-padding at the end of each axis, [..., *shape] to [..., *padded_shape]; the adjoint crops."""
 
-    def __init__(self, shape: Sequence[int], padded_shape: Sequence[int]):
+    def __init__(self, shape: Sequence[int], padded_shape: Sequence[int]) -> None:
         super().__init__()
         if any(p < n for n, p in zip(shape, padded_shape, strict=True)):
             raise InputError(f"Cannot pad {tuple(shape)} to {tuple(padded_shape)}: every axis must stay or grow.")
         self.shape, self.padded_shape = tuple(shape), tuple(padded_shape)
 
     def apply_forward(self, x: Tensor) -> Tensor:
-        """x on the larger grid."""
+        """X on the larger grid."""
         end = [(0, p - n) for n, p in zip(self.shape, self.padded_shape, strict=True)]
         return torch.nn.functional.pad(x, [v for pair in reversed(end) for v in pair])
 
     def apply_adjoint(self, y: Tensor) -> Tensor:
-        """y on the smaller grid."""
+        """Y on the smaller grid."""
         return y[..., : self.shape[0], : self.shape[1], : self.shape[2]].contiguous()
 
 
 class RealFFT(LinearOperator):
     """Real volume [..., *shape] to unnormalised half spectrum, with the exact adjoint for the inner product over the half spectrum."""
 
-    def __init__(self, shape: Sequence[int]):
+    def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.shape = tuple(shape)
         # Columns other than kz = 0 (and Nyquist) stand for two conjugate ones in irfftn, but only once in the inner product.
@@ -92,9 +93,9 @@ def _kept(n: int, m: int) -> tuple[slice, slice]:
 def crop_kspace(volume: Tensor, shape: Sequence[int]) -> Tensor:
     """Resample a volume to a coarser grid of the same field of view by keeping its lowest frequencies (ideal low-pass, with Gibbs ringing).
 
-    volume: [..., x, y, z], real or complex. Returns complex [..., *shape]; take `.real` for a real volume. Amplitudes are preserved; voxel 0 of both grids lies
-    at the same place, so the centre of coarse voxel i is at fine index i * n / m. On even coarse grids the Nyquist plane holds the negative frequency alone, as
-    in the k-space crop that made RC2 (Marques et al. 2021).
+    volume: [..., x, y, z], real or complex. Returns complex [..., *shape]; take `.real` for a real volume. Amplitudes are preserved; voxel 0 of both
+    grids lies at the same place, so the centre of coarse voxel i is at fine index i * n / m. On even coarse grids the Nyquist plane holds the
+    negative frequency alone, as in the k-space crop that made RC2 (Marques et al. 2021).
     """
     old = tuple(volume.shape[-3:])
     if any(m > n or m < 1 for n, m in zip(old, shape, strict=True)):

@@ -22,9 +22,9 @@ class _Apply(torch.autograd.Function):
 class LinearOperator(nn.Module):
     """A linear map A: `A(x)`, its adjoint `A.H`, and products `A @ B`.
 
-    Subclasses define `apply_forward` and `apply_adjoint`. Adjoint means <A x, y> = <x, A.H y> for the real inner product Re sum(conj(a) b), which for complex
-    arrays is the ordinary adjoint. Both must return new tensors. Kernels are non-persistent buffers: they move with `.to` and never enter a checkpoint.
-    The interface follows mrpro and sigpy.
+    Subclasses define `apply_forward` and `apply_adjoint`. Adjoint means <A x, y> = <x, A.H y> for the real inner product Re sum(conj(a) b), which
+    for complex arrays is the ordinary adjoint. Both must return new tensors. Kernels are non-persistent buffers: they move with `.to` and never
+    enter a checkpoint. The interface follows mrpro and sigpy.
     """
 
     def apply_forward(self, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class LinearOperator(nn.Module):
 
 
 class _Adjoint(LinearOperator):
-    def __init__(self, operator: LinearOperator):
+    def __init__(self, operator: LinearOperator) -> None:
         super().__init__()
         self.operator = operator
 
@@ -66,7 +66,7 @@ class _Adjoint(LinearOperator):
 
 
 class _Product(LinearOperator):
-    def __init__(self, left: LinearOperator, right: LinearOperator):
+    def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
         super().__init__()
         self.left, self.right = left, right
 

@@ -21,7 +21,9 @@ def steady_state(m0: Tensor, r1_per_s: Tensor, *, repetition_time_s: float, flip
     return m0 * math.sin(angle) * (1 - e1) / (1 - math.cos(angle) * e1)
 
 
-def echo_signal(field_ppm: Tensor, magnitude: Tensor, r2star_per_s: Tensor, *, echo_time_s: float, b0_tesla: float, phase_offset_rad: float | Tensor = 0.0) -> Tensor:
+def echo_signal(
+    field_ppm: Tensor, magnitude: Tensor, r2star_per_s: Tensor, *, echo_time_s: float, b0_tesla: float, phase_offset_rad: float | Tensor = 0.0
+) -> Tensor:
     """Complex signal [x, y, z] of one echo from the magnitude at echo time 0: magnitude exp(-TE R2*) exp(i (phi0 + 2 pi gamma B0 TE field))."""
     phase = field_ppm * rad_per_ppm(b0_tesla, echo_time_s) + phase_offset_rad
     return torch.polar(magnitude * torch.exp(-echo_time_s * r2star_per_s), phase)
@@ -41,8 +43,8 @@ def multi_echo_signal(
 ) -> Tensor:
     """Complex signal [echo, x, y, z] of a spoiled multi-echo gradient echo (Marques et al., Magn Reson Med 2021).
 
-    S_j = M0 sin(a) (1 - E1) / (1 - cos(a) E1) exp(-TE_j R2*) exp(i (phi0 + 2 pi gamma B0 TE_j field)). Maps are [x, y, z]: field in ppm, rates in 1/s, M0 and the
-    signal in arbitrary units. Differentiable in every map.
+    S_j = M0 sin(a) (1 - E1) / (1 - cos(a) E1) exp(-TE_j R2*) exp(i (phi0 + 2 pi gamma B0 TE_j field)). Maps are [x, y, z]: field in ppm, rates in
+    1/s, M0 and the signal in arbitrary units. Differentiable in every map.
     """
     magnitude = steady_state(m0, r1_per_s, repetition_time_s=repetition_time_s, flip_angle_deg=flip_angle_deg)
     echoes = [

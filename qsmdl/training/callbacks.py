@@ -20,7 +20,7 @@ class StopCleanly(Callback):
     Must come before weight averaging among the callbacks: that one overwrites the current weights with their average when training ends.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.interrupted = False
         self._deferred = DeferredInterrupt()
@@ -46,7 +46,9 @@ class StopCleanly(Callback):
 
 
 def slice_sheet(volumes: list[Tensor], window_ppm: float = 0.1) -> Tensor:
-    """Three orthogonal middle slices (rows) of volumes [x, y, z] in ppm (columns) as one grey image [1, height, width] in 0 to 1, window +-`window_ppm`."""
+    """Three orthogonal middle slices (rows) of volumes [x, y, z] in ppm (columns) as one grey image [1, height, width] in 0 to 1, window
+    +-`window_ppm`.
+    """
     rows = []
     for axis in (2, 1, 0):
         slices = [v.select(axis, v.shape[axis] // 2).float().T.flip(0) for v in volumes]
@@ -59,7 +61,7 @@ def slice_sheet(volumes: list[Tensor], window_ppm: float = 0.1) -> Tensor:
 class SliceLogger(Callback):
     """Writes reconstruction, truth and error of the first validation phantoms to TensorBoard, all at +-0.1 ppm."""
 
-    def __init__(self, n_phantoms: int = 2, window_ppm: float = 0.1):
+    def __init__(self, n_phantoms: int = 2, window_ppm: float = 0.1) -> None:
         self.n_phantoms, self.window_ppm = n_phantoms, window_ppm
 
     def on_validation_batch_end(
@@ -76,12 +78,12 @@ class SliceLogger(Callback):
 class PlainProgress(Callback):
     """A line of text every few seconds, for logs and pipes, where a progress bar would draw rubbish."""
 
-    def __init__(self, every_s: float = 10.0, n_steps: int = 0):
+    def __init__(self, every_s: float = 10.0, n_steps: int = 0) -> None:
         self.every_s, self.n_steps = every_s, n_steps
         self._last = self._start = time.monotonic()
 
     def _say(self, trainer: lightning.Trainer) -> None:
-        shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/nrmse")}
+        shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/nrmse", "val/nrmse_prior")}
         values = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
         sys.stderr.write(f"  step {trainer.global_step}/{self.n_steps}  {time.monotonic() - self._start:.0f} s  {values}\n")
         sys.stderr.flush()
@@ -102,10 +104,11 @@ class PlainProgress(Callback):
 
 
 class DataWait(Callback):
-    """Measures the share of training time spent waiting for batches: `data_wait_share`, logged, with `samples_per_s`. The first batch, for which a whole volume
-    must be rendered, is told apart as `first_batch_s`."""
+    """Measures the share of training time spent waiting for batches: `data_wait_share`, logged, with `samples_per_s`. The first batch, for which a
+    whole volume must be rendered, is told apart as `first_batch_s`.
+    """
 
-    def __init__(self, batch_size: int):
+    def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.first_batch_s = self._waited = self._worked = 0.0
         self._n = 0

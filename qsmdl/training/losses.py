@@ -20,14 +20,17 @@ def masked_l1(chi_ppm: Tensor, true_chi_ppm: Tensor, mask: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _dipole(shape: tuple[int, ...], voxel_size_mm: tuple[tuple[float, ...], ...], b0_direction: tuple[tuple[float, ...], ...], device: torch.device) -> Dipole:
+def _dipole(
+    shape: tuple[int, ...], voxel_size_mm: tuple[tuple[float, ...], ...], b0_direction: tuple[tuple[float, ...], ...], device: torch.device
+) -> Dipole:
     return Dipole(shape, torch.tensor(voxel_size_mm), torch.tensor(b0_direction)).to(device)
 
 
 def dipole_consistency(chi_ppm: Tensor, true_chi_ppm: Tensor, mask: Tensor, weight: Tensor, voxel_size_mm: Tensor, b0_direction: Tensor) -> Tensor:
     """Weighted mean absolute field, in ppm, of the error of chi: the model loss of QSMnet (Yoon et al., NeuroImage 2018) without its wrap-around.
 
-    The field of the *difference* is compared, on a padded grid: the sources outside the patch then need not be known. voxel_size_mm, b0_direction: [batch, 3].
+    The field of the *difference* is compared, on a padded grid: the sources outside the patch then need not be known. voxel_size_mm, b0_direction:
+    [batch, 3].
     """
     shape = tuple(chi_ppm.shape[-3:])
     geometry = (tuple(tuple(v.tolist()) for v in values) for values in (voxel_size_mm, b0_direction))
@@ -36,7 +39,9 @@ def dipole_consistency(chi_ppm: Tensor, true_chi_ppm: Tensor, mask: Tensor, weig
 
 
 def gradient_difference(chi_ppm: Tensor, true_chi_ppm: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference of the forward differences (ppm per voxel) whose two voxels lie in the mask (after Mathieu et al. 2016; Yoon et al. 2018)."""
+    """Mean absolute difference of the forward differences (ppm per voxel) whose two voxels lie in the mask (after Mathieu et al. 2016; Yoon et al.
+    2018).
+    """
     gradient = Gradient(boundary="neumann")
     inside = (gradient(mask.float()) == 0) & mask.unsqueeze(-4)
     return masked_mean(gradient((chi_ppm - true_chi_ppm).float()).abs(), inside)

@@ -25,8 +25,8 @@ class QSMModule(lightning.LightningModule):
     """Supervised training of a network on simulated phantoms.
 
     network: the plain settings of `networks.build_network` (kept in the checkpoint, so that it holds plain values only); the loss is
-    l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, all in ppm, times the adapter's scale; optimiser AdamW (Loshchilov and Hutter
-    2019) with warm-up and cosine decay over `n_steps`. Validation logs the mean NRMSE over the phantoms as `val/nrmse`.
+    l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, all in ppm, times the adapter's scale; optimiser AdamW (Loshchilov
+    and Hutter 2019) with warm-up and cosine decay over `n_steps`. Validation logs the mean NRMSE over the phantoms as `val/nrmse`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class QSMModule(lightning.LightningModule):
         l1: float = 1.0,
         dipole: float = 0.5,
         gradient: float = 0.1,
-    ):
+    ) -> None:
         super().__init__()
         for name, value in {"l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
@@ -85,13 +85,15 @@ class QSMModule(lightning.LightningModule):
         """The reconstruction of one validation phantom, for callbacks that draw it."""
         chi = self(batch)
         self.log("val/nrmse", nrmse(chi, batch["chi_ppm"], batch["mask"]), prog_bar=True, batch_size=1)
-        self.log("val/nrmse_prior", nrmse(batch["prior_ppm"], batch["chi_ppm"], batch["mask"]), batch_size=1)
+        self.log("val/nrmse_prior", nrmse(batch["prior_ppm"][:, :1], batch["chi_ppm"], batch["mask"]), batch_size=1)
         return chi
 
     def configure_optimizers(self) -> Any:
         """AdamW, with the learning rate set at every step."""
         settings = self.hparams
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"], betas=(0.9, 0.99))
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"], betas=(0.9, 0.99)
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: warmup_cosine(

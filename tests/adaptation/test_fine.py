@@ -44,7 +44,9 @@ def test_the_true_map_has_no_misfit_and_the_gradient_is_exact():
     weight = torch.rand(2, *geometry.shape) * mask
     fidelity = Fidelity(Dipole.of(geometry), phase, weight, mask, c, field, noise_scale=1.0)
     assert fidelity(chi[None, None]).loss < 1e-10
-    exact = Fidelity(Dipole.of(geometry, dtype=torch.float64), phase.double(), weight.double(), mask, c, field.double(), noise_scale=1.0, free_offset=False)
+    exact = Fidelity(
+        Dipole.of(geometry, dtype=torch.float64), phase.double(), weight.double(), mask, c, field.double(), noise_scale=1.0, free_offset=False
+    )
     start = (0.02 * torch.randn(1, 1, *geometry.shape, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: exact(x).loss, (start,), atol=1e-6)
 
@@ -55,7 +57,8 @@ def test_misfit_is_that_of_complex_signals():
     other = 0.05 * torch.randn(1, 1, *geometry.shape)
     modelled = Dipole.of(geometry)(other)[0, 0]
     expected = sum(
-        float((w.square() * (torch.exp(1j * ci * modelled) - torch.exp(1j * p)).abs().square())[mask].sum()) for ci, w, p in zip(c, weight, phase, strict=True)
+        float((w.square() * (torch.exp(1j * ci * modelled) - torch.exp(1j * p)).abs().square())[mask].sum())
+        for ci, w, p in zip(c, weight, phase, strict=True)
     ) / int(mask.sum())
     fidelity = Fidelity(Dipole.of(geometry), phase, weight, mask, c, field, noise_scale=1.0, free_offset=False)
     assert float(fidelity(other).loss) == pytest.approx(expected, rel=1e-4)
@@ -73,12 +76,14 @@ def test_noise_alone_has_a_whitened_variance_of_one(sample, sample_field):
     """The field that made the echoes, plus nothing: what remains is noise, and the weights know how much."""
     geometry, mask, chi, field, c, phase = synthetic(noise=0.05)
     noise_ppm = 0.05 / math.sqrt(sum(ci**2 for ci in c)) * torch.ones(geometry.shape)
-    weight = (torch.full((2, *geometry.shape), 1 / 0.05) * mask)
+    weight = torch.full((2, *geometry.shape), 1 / 0.05) * mask
     scale = float(weight.sum()) / (2 * int(mask.sum()))
     fidelity = Fidelity(Dipole.of(geometry), phase, weight / scale, mask, c, field, noise_scale=scale)
     assert float(fidelity(chi[None, None]).whitened) == pytest.approx(1.0, abs=0.12)
     single = field_fidelity(
-        FieldMap(geometry, field + noise_ppm * torch.randn(geometry.shape), mask, mask.float(), noise_ppm), (slice(0, 9), slice(0, 10), slice(0, 8)), geometry
+        FieldMap(geometry, field + noise_ppm * torch.randn(geometry.shape), mask, mask.float(), noise_ppm),
+        (slice(0, 9), slice(0, 10), slice(0, 8)),
+        geometry,
     )
     assert float(single(chi[None, None]).whitened) == pytest.approx(1.0, abs=0.15)
 

@@ -41,8 +41,9 @@ def test_a_stream_is_a_function_of_seed_and_batch_number():
 @pytest.mark.usefixtures("fast_heads")
 def test_batches_have_the_shapes_that_batch_states():
     batch = take(stream(), 1)[0]
-    for name in ("field_ppm", "prior_ppm", "chi_ppm", "weight", "mask"):
+    for name in ("field_ppm", "chi_ppm", "weight", "mask"):
         assert batch[name].shape == (2, 1, *SIZE)
+    assert batch["prior_ppm"].shape == (2, 3, *SIZE)
     assert batch["mask"].dtype == torch.bool
     assert batch["voxel_size_mm"].tolist() == [[6.0] * 3] * 2
     assert torch.allclose(batch["b0_direction"].norm(dim=1), torch.ones(2))
@@ -68,18 +69,18 @@ def test_patch_fields_come_from_the_whole_volume():
     volumes = training_volume(scan, truth, Prior())
     patch = cut_patch(volumes, tuple(n // 2 for n in scan.geometry.shape), (8, 8, 8))
     start = [n // 2 - 4 for n in scan.geometry.shape]
-    crop = volumes["field_ppm"][start[0] : start[0] + 8, start[1] : start[1] + 8, start[2] : start[2] + 8]
+    crop = volumes["field_ppm"][0, start[0] : start[0] + 8, start[1] : start[1] + 8, start[2] : start[2] + 8]
     assert torch.equal(patch["field_ppm"][0], crop)
     periodic = Dipole((8, 8, 8), params.voxel_size_mm, params.b0_direction, fft_shape=(8, 8, 8))(patch["chi_ppm"][0])
     assert (periodic - crop).norm() > 0.3 * crop.norm()
 
 
 def test_patches_at_the_border_and_of_small_volumes():
-    volume = {"field_ppm": torch.arange(4 * 5 * 6, dtype=torch.float32).reshape(4, 5, 6)}
-    assert torch.equal(cut_patch(volume, (0, 0, 0), (2, 2, 2))["field_ppm"][0], volume["field_ppm"][:2, :2, :2])
-    assert torch.equal(cut_patch(volume, (3, 4, 5), (2, 2, 2))["field_ppm"][0], volume["field_ppm"][2:, 3:, 4:])
+    volume = {"field_ppm": torch.arange(4 * 5 * 6, dtype=torch.float32).reshape(1, 4, 5, 6)}
+    assert torch.equal(cut_patch(volume, (0, 0, 0), (2, 2, 2))["field_ppm"][0], volume["field_ppm"][0, :2, :2, :2])
+    assert torch.equal(cut_patch(volume, (3, 4, 5), (2, 2, 2))["field_ppm"][0], volume["field_ppm"][0, 2:, 3:, 4:])
     padded = cut_patch(volume, (2, 2, 2), (6, 5, 6))["field_ppm"][0]
-    assert torch.equal(padded[:4], volume["field_ppm"])
+    assert torch.equal(padded[:4], volume["field_ppm"][0])
     assert float(padded[4:].abs().max()) == 0
 
 
@@ -136,7 +137,9 @@ def test_inputs_are_cut_and_pasted_back(sample_field):
     inputs = prepare_inputs(sample_field, Prior(), margin=1)
     assert inputs.geometry.shape == tuple(inputs.mask.shape[-3:])
     assert torch.equal(paste(inputs.field_ppm, inputs, sample_field), sample_field.field_ppm * sample_field.mask)
-    assert torch.equal(paste(inputs.prior_ppm, inputs, sample_field), l2(sample_field, regularisation=3e-3).chi_ppm)
+    for i, regularisation in enumerate(Prior().regularisations):
+        expected = l2(sample_field, regularisation=regularisation * 5.0**2).chi_ppm
+        assert torch.allclose(paste(inputs.prior_ppm[:, i : i + 1], inputs, sample_field), expected, atol=1e-7)
     box = bounding_box(sample_field.mask)
     assert int(sample_field.mask[box].sum()) == int(sample_field.mask.sum())
 
@@ -149,7 +152,8 @@ def test_inputs_are_cut_and_pasted_back(sample_field):
         (lambda: Recipe(oversampling=0.5), "oversampling"),
         (lambda: Recipe(max_tilt_deg=-1), "max_tilt_deg"),
         (lambda: Recipe(field_of_view_mm=(1.0, 2.0)), "three"),
-        (lambda: Prior(0.0), "positive"),
+        (lambda: Prior((0.0,)), "positive"),
+        (lambda: Prior(()), "at least one"),
         (lambda: stream(batch_size=0), "batch_size"),
         (lambda: stream(p_drop_weight=2.0), "probability"),
         (lambda: volume_seed("train", -1, 0), "at least 0"),

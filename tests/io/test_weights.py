@@ -96,3 +96,14 @@ def test_card_and_tensors_are_checked_before_writing(tmp_path, tensors):
     with pytest.raises(InputError, match="no tensors"):
         save_weights(tmp_path / "unet.safetensors", {}, CARD)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_header_length_that_looks_like_a_pickle_is_read(tmp_path):
+    """The file begins with the length of its header, whose first byte is the pickle's for one length in 256."""
+    for n in range(600):
+        path = tmp_path / f"{n}.safetensors"
+        save_weights(path, {"a": torch.ones(1)}, {"text": "x" * n})
+        if path.read_bytes()[:1] == b"\x80":
+            assert load_weights(path)[1] == {"text": "x" * n}
+            return
+    raise AssertionError("no such header was made")

@@ -12,7 +12,7 @@ SETTINGS = {"architecture": "unet", "adapter": {"channels": ["field", "prior", "
 
 def inputs(shape=(1, 1, 9, 10, 11), seed=0):
     generator = torch.Generator().manual_seed(seed)
-    field, prior = (0.1 * torch.randn(shape, generator=generator) for _ in range(2))
+    field, prior = 0.1 * torch.randn(shape, generator=generator), 0.1 * torch.randn(1, 3, *shape[2:], generator=generator)
     return field, prior, torch.rand(shape, generator=generator) > 0.3, torch.rand(shape, generator=generator)
 
 
@@ -68,7 +68,7 @@ def test_checkpointing_changes_memory_not_gradients():
 
 def test_an_untrained_residual_network_is_its_prior():
     field, prior, mask, weight = inputs()
-    assert torch.equal(build_network(SETTINGS)(field, prior, mask, weight), prior * mask)
+    assert torch.equal(build_network(SETTINGS)(field, prior, mask, weight), prior[:, :1] * mask)
 
 
 def test_ppm_in_ppm_out():
@@ -80,9 +80,9 @@ def test_ppm_in_ppm_out():
 
     field, prior, mask, weight = inputs()
     adapter = PpmAdapter(First(), channels=("field", "mask"), scale=10.0, residual=True)
-    assert torch.allclose(adapter(field, prior, mask, weight), ((field * 10) ** 2 / 10 + prior) * mask)
+    assert torch.allclose(adapter(field, prior, mask, weight), ((field * 10) ** 2 / 10 + prior[:, :1]) * mask)
     adapter = PpmAdapter(First(), channels=("prior",), scale=5.0, residual=False)
-    assert torch.allclose(adapter(field, prior, mask, weight), (prior * 5) ** 2 / 5 * mask)
+    assert torch.allclose(adapter(field, prior, mask, weight), (prior[:, :1] * 5) ** 2 / 5 * mask)
 
 
 def test_bfloat16_stays_close_to_float32():

@@ -25,7 +25,10 @@ def fourier_matrices(shape):
 def dipole_oracle(geometry, fft_shape):
     """The dipole operator as a dense matrix from full Fourier matrices and a kernel written as in the paper, averaged over k and -k."""
     k = torch.stack(
-        torch.meshgrid(*[torch.fft.fftfreq(n, v, dtype=torch.float64) for n, v in zip(fft_shape, geometry.voxel_size_mm, strict=True)], indexing="ij"), -1
+        torch.meshgrid(
+            *[torch.fft.fftfreq(n, v, dtype=torch.float64) for n, v in zip(fft_shape, geometry.voxel_size_mm, strict=True)], indexing="ij"
+        ),
+        -1,
     )
     b = torch.tensor(geometry.b0_direction, dtype=torch.float64)
     kernel = 1 / 3 - (k @ b) ** 2 / (k**2).sum(-1)
@@ -106,8 +109,8 @@ def test_rotating_chi_and_b0_together_rotates_the_field():
 
 
 def soft_edge(distance_mm, half_width_mm):
-    """1 inside, 0 outside, half a cosine in between. Round sources make the same field outside the edge whatever its profile, and none inside of it; a hard edge
-    on voxels would be another, aliased source."""
+    """1 inside, 0 outside, half a cosine in between. Round sources make the same field outside the edge whatever its profile, and none inside of it;
+    a hard edge on voxels would be another, aliased source."""
     return 0.5 - 0.5 * torch.sin((distance_mm / half_width_mm).clamp(-1, 1) * math.pi / 2)
 
 
@@ -145,7 +148,8 @@ def test_padding_removes_the_wrap_around():
     chi[2:5, 12, 12] = 1.0
     exact = Dipole(shape, (1, 1, 1), (0, 0, 1), fft_shape=(96, 100, 104), dtype=torch.float64)(chi)
     errors = [
-        float((Dipole(shape, (1, 1, 1), (0, 0, 1), fft_shape=fast_shape(shape, f), dtype=torch.float64)(chi) - exact)[-4:].norm()) for f in (1, 1.5, 2)
+        float((Dipole(shape, (1, 1, 1), (0, 0, 1), fft_shape=fast_shape(shape, f), dtype=torch.float64)(chi) - exact)[-4:].norm())
+        for f in (1, 1.5, 2)
     ]
     assert errors[0] > 5 * errors[1] > 10 * errors[2]
 

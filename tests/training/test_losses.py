@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -69,7 +71,7 @@ def test_schedule():
     assert factors[10] == 1.0
     assert factors[60] == pytest.approx(0.55)
     assert factors[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_suffer(maps):
     module = QSMModule(NETWORK, n_steps=5)
     chi, truth, mask = maps
     batch = {
-        "field_ppm": chi * float("nan"), "prior_ppm": chi, "chi_ppm": truth, "mask": mask, "weight": mask.float(), "voxel_size_mm": VOXEL, "b0_direction": DIRECTION
+        "field_ppm": chi * float("nan"),
+        "prior_ppm": chi.repeat(1, 3, 1, 1, 1),
+        "chi_ppm": truth,
+        "mask": mask,
+        "weight": mask.float(),
+        "voxel_size_mm": VOXEL,
+        "b0_direction": DIRECTION,
     }
     with pytest.raises(InputError, match=r"loss is nan at step 0.*learning_rate"):
         module.training_step(batch, 0)
