@@ -14,6 +14,9 @@ with warnings.catch_warnings():  # Lightning's own imports warn about their depe
     warnings.simplefilter("ignore")
     import lightning.pytorch  # noqa: F401
 
+# The suite runs in several processes; threads of each would fight over the cores (measured: twice as slow).
+torch.set_num_threads(1)
+
 OBLIQUE = (0.36, -0.48, 0.8)
 GEOMETRIES = {
     "odd": Geometry((5, 7, 9), (1.0, 2.0, 3.0), OBLIQUE),

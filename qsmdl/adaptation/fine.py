@@ -26,9 +26,9 @@ class FineSettings:
     """When and how a network is fitted.
 
     n_steps: at most; learning_rate: of Adam (FINE used 1e-4 for a network of 26 M weights; small networks move with more); tv_weight: of mean
-    |grad chi| in the mask (ppm/mm), added to the fidelity; target: whitened residual variance at which the discrepancy principle stops (Morozov 1966);
-    patience and min_decrease: stagnation is when the best objective fell by less than this fraction over `patience` steps; time_budget_s: no step is
-    begun that would end later than this; precision: of the network's convolutions, "auto" takes bfloat16 where the device computes in it (the
+    |grad chi| in the mask (ppm/mm), added to the fidelity; target: whitened residual variance at which the discrepancy principle stops (Morozov
+    1966); patience and min_decrease: stagnation is when the best objective fell by less than this fraction over `patience` steps; time_budget_s: no
+    step is begun that would end later than this; precision: of the network's convolutions, "auto" takes bfloat16 where the device computes in it (the
     fidelity is in float32 always); memory_gib: where the activations would need more than this, blocks are recomputed in the backward pass.
     """
 
