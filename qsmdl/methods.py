@@ -130,6 +130,7 @@ def fine(
     except FineInterrupted as stop:
         if state_path is not None:
             save_weights(state_path, stop.result.state.tensors, {"fine_state": stop.result.state.numbers}, overwrite=True)
+            stop.state_path = state_path
         raise
     if state_path is not None:
         Path(state_path).unlink(missing_ok=True)

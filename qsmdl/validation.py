@@ -53,7 +53,7 @@ def check_settings(name: str, function: Callable[..., Any], settings: Mapping[st
     """Raises InputError for a setting that `function` does not have, or whose value does not fit its annotation: numbers as text, a float for a
     count, a list of the wrong length. `name` is what the message calls the function.
     """
-    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    target = function.__init__ if inspect.isclass(function) else function
     parameters = inspect.signature(function).parameters
     hints = typing.get_type_hints(target)
     for key, value in settings.items():

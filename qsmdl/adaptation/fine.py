@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -94,6 +95,8 @@ class FineInterrupted(Exception):  # noqa: N818 - not an error: the state is com
     def __init__(self, result: FineResult) -> None:
         super().__init__(f"stopped after {result.outcome.n_steps} steps")
         self.result = result
+        self.state_path: Path | None = None
+        """Where the state was saved, by whoever did."""
 
 
 @dataclass
@@ -109,7 +112,8 @@ def total_variation(chi_ppm: Tensor, mask: Tensor, voxel_size_mm: tuple[float, f
     """Mean over the mask of |grad chi| (sum over axes, ppm/mm), differences across the mask's border left out."""
     gradient = Gradient(voxel_size_mm, boundary="neumann")
     inside = (gradient(mask.float()) == 0) & mask.unsqueeze(-4)
-    return (gradient(chi_ppm).abs() * inside).sum() / mask.sum()
+    mean: Tensor = (gradient(chi_ppm).abs() * inside).sum() / mask.sum()
+    return mean
 
 
 def _stop_reason(best: _Best, step: int, settings: FineSettings, step_seconds: float) -> str | None:
@@ -204,7 +208,7 @@ def use_bfloat16(precision: Precision, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -213,7 +217,7 @@ def _set_checkpointing(network: nn.Module, n_voxels: int, memory_gib: float) -> 
     for module in network.modules():
         if hasattr(module, "checkpoint_blocks"):
             width = next(p.shape[0] for p in module.parameters())
-            module.checkpoint_blocks = 20 * 4 * width * n_voxels > memory_gib * 2**30
+            setattr(module, "checkpoint_blocks", 20 * 4 * width * n_voxels > memory_gib * 2**30)  # noqa: B010 - not a module's own type
 
 
 def _state(network: nn.Module, optimiser: torch.optim.Adam, best: _Best, step: int) -> FineState:

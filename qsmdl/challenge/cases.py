@@ -11,11 +11,13 @@ from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
 from qsmdl.errors import InputError
 from qsmdl.io.nifti import has_nifti
 from qsmdl.io.rc2 import header_source, read_scan
+from qsmdl.phantom.contrast import ContrastName
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import FieldMap, Scan
 from qsmdl.units import GAMMA_MHZ_PER_TESLA
 
 FieldSource = Literal["fit", "frequency"]
+CHALLENGE_CONTRASTS: tuple[ContrastName, ...] = ("sim1", "sim2")
 
 
 def field_of(scan: Scan, source: FieldSource = "fit") -> FieldMap:
@@ -41,9 +43,9 @@ def builtin_cases(*, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: flo
     recipe = Recipe(contrast="sim1", voxel_size_mm=(voxel_size_mm, voxel_size_mm), peak_snr=(peak_snr, peak_snr))
     cases = []
     for index in range(n_pairs):
-        for number in (1, 2):
-            name = f"Sim{number}" if n_pairs == 1 else f"Sim{number}_{index}"
-            params = draw_volume(recipe, volume_seed("test", seed, index), contrast=f"sim{number}", name=name)
+        for contrast in CHALLENGE_CONTRASTS:
+            name = contrast.capitalize() + ("" if n_pairs == 1 else f"_{index}")
+            params = draw_volume(recipe, volume_seed("test", seed, index), contrast=contrast, name=name)
             scan, truth = render_volume(recipe, params)
             cases.append(Case(name, field_of(scan, field), scan, truth))
     return cases

@@ -90,8 +90,12 @@ def run_all(
     seed: int,
     on_step: Callable[[str, str, int, float], None] | None = None,
     on_row: Callable[[ChiMap, Row, Case], None] | None = None,
+    state_folder: Path | None = None,
 ) -> list[Row]:
-    """Every method on every case, in the order given; `on_row` sees each result as it comes, so that nothing is lost if a later one fails."""
+    """Every method on every case, in the order given; `on_row` sees each result as it comes, so that nothing is lost if a later one fails.
+
+    state_folder: where an interrupted FINE leaves its state as SCAN_METHOD.fine_state.safetensors, and finds it when run again.
+    """
     rows = []
     for case in cases:
         for method in methods:
@@ -100,7 +104,8 @@ def run_all(
                 if on_step is not None:
                     on_step(*names, step, value)
 
-            chi, row = run_method(method, case, seed=seed, on_step=report)
+            state_path = None if state_folder is None else state_folder / f"{case.name}_{method.name}.fine_state.safetensors"
+            chi, row = run_method(method, case, seed=seed, on_step=report, state_path=state_path)
             rows.append(row)
             if on_row is not None:
                 on_row(chi, row, case)

@@ -20,7 +20,8 @@ def reported() -> Iterator[None]:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_INPUT)
     except FineInterrupted as stop:
-        sys.stderr.write(f"interrupted: FINE {stop}; exit status {EXIT_INTERRUPTED}\n")
+        saved = f"State saved in {stop.state_path}; run the same again, with the same output, to go on. " if stop.state_path else ""
+        sys.stderr.write(f"interrupted: FINE {stop}. {saved}Exit status {EXIT_INTERRUPTED}\n")
         sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         sys.stderr.write(f"interrupted; nothing was left half written; exit status {EXIT_INTERRUPTED}\n")

@@ -42,7 +42,7 @@ def compare(methods: list[Method], cases: list[Case], folder: Path, *, seed: int
             f"  {row['method']} on {case.name}: {row['seconds']:.1f} s, {row['stopped']}" + ("" if nrmse is None else f", NRMSE {nrmse:.1f}")
         )
 
-    run_all(methods, cases, seed=seed, on_step=line, on_row=keep)
+    run_all(methods, cases, seed=seed, on_step=line, on_row=keep, state_folder=folder)
     write_csv(rows, folder / "rows.csv")
     for case in cases:
         _draw(case, maps[case.name], folder)

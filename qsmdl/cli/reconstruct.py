@@ -85,7 +85,6 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         chi, row = run_method(method, moved, seed=arguments.seed, on_step=on_step, state_path=state_path)
     except FineInterrupted:
         line.clear()
-        console.print(f"State saved in {state_path}; the same command goes on from there.")
         raise
     line.clear()
     told = {

@@ -8,6 +8,7 @@ from qsmdl.cli.progress import console, stage
 from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
 from qsmdl.errors import InputError
 from qsmdl.io.rc2 import write_release
+from qsmdl.phantom.contrast import ContrastName
 
 
 def simulate(arguments: argparse.Namespace) -> None:
@@ -19,7 +20,7 @@ def simulate(arguments: argparse.Namespace) -> None:
     if arguments.seed < 0:
         raise InputError(f"--seed is {arguments.seed}; it must be at least 0.")
     recipe = Recipe(contrast="sim1", voxel_size_mm=(size, size), peak_snr=(snr, snr))
-    names = ("sim1", "sim2") if arguments.contrast == "both" else (arguments.contrast,)
+    names: tuple[ContrastName, ...] = ("sim1", "sim2") if arguments.contrast == "both" else (arguments.contrast,)
     targets = {name: arguments.out / name.capitalize() for name in names}
     existing = [path for path in targets.values() if path.exists()]
     if existing and not arguments.overwrite:

@@ -10,6 +10,7 @@ from qsmdl.data.inputs import Prior, bounding_box
 from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
 from qsmdl.data.stream import PhantomStream, training_volume
 from qsmdl.errors import InputError
+from qsmdl.phantom.contrast import ContrastName
 from qsmdl.scan import Batch
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class ValidationPhantoms(Dataset[Batch]):
         if index >= self.n_volumes:
             raise IndexError(index)
         if index not in self._volumes:
-            contrast = ("sim1", "sim2")[index % 2]
+            contrast: ContrastName = "sim1" if index % 2 == 0 else "sim2"
             params = draw_volume(self.recipe, volume_seed("validation", self.seed, index), contrast=contrast)
             scan, truth = render_volume(self.recipe, params)
             box = bounding_box(scan.mask)

@@ -12,6 +12,7 @@ import torch
 
 from qsmdl.errors import InputError
 from qsmdl.phantom.acquire import Acquisition, TruthKind, acquire
+from qsmdl.phantom.contrast import ContrastName
 from qsmdl.phantom.head import draw_head, render_head
 from qsmdl.scan import Geometry, Scan, Truth
 
@@ -30,7 +31,7 @@ class Recipe:
     (RC2's by default); truth: "unrung" (as the challenge made it) or "crop" (with the ringing of the k-space crop).
     """
 
-    contrast: str = "random"
+    contrast: ContrastName = "random"
     voxel_size_mm: Range = (1.0, 1.0)
     field_of_view_mm: tuple[float, float, float] = (164.0, 205.0, 205.0)
     oversampling: float = 1.5625
@@ -72,7 +73,7 @@ class VolumeParams:
 
     head_seed: int
     noise_seed: int
-    contrast: str
+    contrast: ContrastName
     shape: tuple[int, int, int]
     voxel_size_mm: tuple[float, float, float]
     b0_direction: tuple[float, float, float]
@@ -96,7 +97,7 @@ def _direction(rng: np.random.Generator, max_tilt_deg: float) -> tuple[float, fl
     return sine * math.cos(azimuth), sine * math.sin(azimuth), cosine
 
 
-def draw_volume(recipe: Recipe, seed: int, *, contrast: str | None = None, name: str = "phantom") -> VolumeParams:
+def draw_volume(recipe: Recipe, seed: int, *, contrast: ContrastName | None = None, name: str = "phantom") -> VolumeParams:
     """Draw one volume of a recipe; `contrast` overrides the recipe's (for a Sim1 and Sim2 pair of one head)."""
     rng = np.random.default_rng(seed)
     size = float(rng.uniform(*recipe.voxel_size_mm))

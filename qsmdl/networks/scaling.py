@@ -45,7 +45,7 @@ class PpmAdapter(nn.Module):
         """
         scale = self.get_buffer("scale")
         inputs = {"field": field_ppm * scale, "prior": prior_ppm * scale, "weight": weight, "mask": mask.to(field_ppm.dtype)}
-        output = self.network(torch.cat([inputs[c] for c in self.channels], dim=1)).float() / scale
+        output: Tensor = self.network(torch.cat([inputs[c] for c in self.channels], dim=1)).float() / scale
         if self.residual:
             output = output + prior_ppm[:, :1]
         return output * mask

@@ -1,5 +1,6 @@
 """A 3-D U-Net for any input size."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,7 +13,11 @@ Norm = Literal["none", "batch", "group", "instance"]
 Activation = Literal["relu", "leaky_relu", "silu"]
 Up = Literal["transposed", "nearest"]
 
-ACTIVATIONS = {"relu": lambda: nn.ReLU(inplace=True), "leaky_relu": lambda: nn.LeakyReLU(0.1, inplace=True), "silu": lambda: nn.SiLU(inplace=True)}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "silu": lambda: nn.SiLU(inplace=True),
+}
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:

@@ -27,12 +27,16 @@ def rfft3(volume: Tensor, shape: Sequence[int] | None = None) -> Tensor:
 
     Half-precision input is promoted: a Fourier transform of a volume in float16 overflows or loses the small susceptibilities.
     """
-    return torch.fft.rfftn(volume if volume.dtype == torch.float64 else volume.float(), s=None if shape is None else tuple(shape), dim=XYZ)
+    spectrum: Tensor = torch.fft.rfftn(
+        volume if volume.dtype == torch.float64 else volume.float(), s=None if shape is None else tuple(shape), dim=XYZ
+    )
+    return spectrum
 
 
 def irfft3(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     """The real volume [..., *shape] of a half spectrum; inverse of `rfft3`."""
-    return torch.fft.irfftn(spectrum, s=tuple(shape), dim=XYZ)
+    volume: Tensor = torch.fft.irfftn(spectrum, s=tuple(shape), dim=XYZ)
+    return volume
 
 
 def multiply_spectrum(spectrum: Tensor, real_kernel: Tensor) -> Tensor:
@@ -106,4 +110,5 @@ def crop_kspace(volume: Tensor, shape: Sequence[int]) -> Tensor:
         spectrum = torch.fft.fft(spectrum, dim=axis)
         low, high = _kept(n, m)
         spectrum = torch.cat([spectrum.narrow(axis, s.start, s.stop - s.start) for s in (low, high)], dim=axis)
-    return torch.fft.ifftn(spectrum, dim=XYZ) * (math.prod(shape) / math.prod(old))
+    cropped: Tensor = torch.fft.ifftn(spectrum, dim=XYZ) * (math.prod(shape) / math.prod(old))
+    return cropped

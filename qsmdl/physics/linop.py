@@ -16,7 +16,8 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        return _Apply.apply(grad_outputs[0], ctx.operator, not ctx.adjoint), None, None
+        grad: Tensor = _Apply.apply(grad_outputs[0], ctx.operator, not ctx.adjoint)  # type: ignore[no-untyped-call]
+        return grad, None, None
 
 
 class LinearOperator(nn.Module):
@@ -37,7 +38,7 @@ class LinearOperator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A x, differentiable."""
-        result: Tensor = _Apply.apply(x, self, False)
+        result: Tensor = _Apply.apply(x, self, False)  # type: ignore[no-untyped-call]
         return result
 
     @property

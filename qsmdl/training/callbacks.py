@@ -69,7 +69,7 @@ class SliceLogger(Callback):
     ) -> None:
         """Draw."""
         writer = getattr(trainer.logger, "experiment", None)
-        if trainer.sanity_checking or batch_idx >= self.n_phantoms or not hasattr(writer, "add_image"):
+        if trainer.sanity_checking or batch_idx >= self.n_phantoms or writer is None or not hasattr(writer, "add_image"):
             return
         recon, truth = outputs[0, 0].detach().cpu(), batch["chi_ppm"][0, 0].cpu()
         writer.add_image(f"phantom_{batch_idx}/recon_truth_error", slice_sheet([recon, truth, recon - truth], self.window_ppm), trainer.global_step)

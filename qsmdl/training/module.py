@@ -83,7 +83,7 @@ class QSMModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The reconstruction of one validation phantom, for callbacks that draw it."""
-        chi = self(batch)
+        chi: Tensor = self(batch)
         self.log("val/nrmse", nrmse(chi, batch["chi_ppm"], batch["mask"]), prog_bar=True, batch_size=1)
         self.log("val/nrmse_prior", nrmse(batch["prior_ppm"][:, :1], batch["chi_ppm"], batch["mask"]), batch_size=1)
         return chi
