@@ -53,6 +53,7 @@ def save_weights(path: Path | str, tensors: Mapping[str, Tensor], card: Mapping[
     with atomic_path(path, overwrite) as hidden:
         try:
             save_file(plain, hidden, metadata={CARD_KEY: text})
+            hidden.chmod(0o644)  # safetensors makes files that only their owner can read
         except SafetensorError as error:  # safetensors wraps the operating system's errors (disk full)
             raise OSError(str(error)) from error
 

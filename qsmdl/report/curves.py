@@ -25,7 +25,7 @@ def plot_curves(path: Path | str, curves: Mapping[str, Sequence[float]], *, over
         axes.set_yscale("log")
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step")
-        axes.set_ylabel("relative change of chi" if name != "fine" else "objective (weighted squared phase misfit)")
+        axes.set_ylabel("relative change of chi" if name != "fine" else "objective")
         axes.grid(visible=True, alpha=0.3)
     with atomic_path(path, overwrite) as hidden:
         figure.savefig(hidden, dpi=120)

@@ -98,6 +98,11 @@ def test_card_and_tensors_are_checked_before_writing(tmp_path, tensors):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_others_may_read_weights(tmp_path):
+    save_weights(tmp_path / "w.safetensors", {"a": torch.ones(1)}, {})
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_header_length_that_looks_like_a_pickle_is_read(tmp_path):
     """The file begins with the length of its header, whose first byte is the pickle's for one length in 256."""
     for n in range(600):

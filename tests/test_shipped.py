@@ -1,0 +1,43 @@
+"""The weights that come with the package, and a wheel that works without the clone."""
+
+import json
+import zipfile
+
+import torch
+
+from qsmdl.data.inputs import prepare_inputs
+from qsmdl.data.recipe import Recipe
+from qsmdl.io.weights import load_weights
+from qsmdl.methods import SHIPPED_WEIGHTS, load_network, unet
+from qsmdl.training.losses import nrmse
+
+
+def test_the_card_tells_where_the_weights_come_from():
+    card = load_weights(SHIPPED_WEIGHTS)[1]
+    assert card["licence"] == "Apache-2.0"
+    assert "no ground truth" in card["training"]["data"]
+    assert Recipe(**card["recipe"]).digest == card["recipe_digest"]
+    assert card["training"]["steps_done"] > 0
+    json.dumps(card)
+
+
+def test_the_shipped_network_was_trained(sample, sample_field):
+    """At 5 mm, far outside its envelope, it must still do no worse than what it was fed, and its map must not be that map."""
+    network, prior, _ = load_network(None)
+    inputs = prepare_inputs(sample_field, prior)
+    truth = sample[1].chi_ppm[inputs.box][None, None]
+    with torch.no_grad():
+        chi = network(*inputs.arguments)
+    before, after = (float(nrmse(m, truth, inputs.mask)) for m in (inputs.prior_ppm[:, :1], chi))
+    assert after < 1.02 * before
+    assert float((chi - inputs.prior_ppm[:, :1] * inputs.mask).abs().max()) > 0.005
+
+
+def test_a_network_gives_the_same_map_twice(sample_field):
+    assert torch.equal(unet(sample_field).chi_ppm, unet(sample_field).chi_ppm)
+
+
+def test_weights_hold_no_code():
+    """A safetensors file: eight bytes of length, a JSON header, numbers."""
+    assert not zipfile.is_zipfile(SHIPPED_WEIGHTS)
+    assert SHIPPED_WEIGHTS.read_bytes()[8:9] == b"{"
