@@ -78,8 +78,8 @@ def load_network(checkpoint: str | Path | None) -> tuple[PpmAdapter, Prior, Mapp
 def unet(field: FieldMap, *, checkpoint: str | Path | None = None) -> ChiMap:
     """One pass of a trained network over the whole volume (the mask's bounding box).
 
-    checkpoint: a safetensors file of train.py, None for the shipped weights. Peak memory is about 12 activations of the finest level:
-    12 * 4 bytes * width * voxels of the box.
+    checkpoint: a safetensors file of train.py, None for the shipped weights. The whole command
+    peaked at 2.4 GB on a scan of 164 x 205 x 205 with width 16.
     """
     network, prior, _ = load_network(checkpoint)
     network = network.to(field.field_ppm.device)

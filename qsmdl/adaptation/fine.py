@@ -213,7 +213,7 @@ def use_bfloat16(precision: Precision, device: torch.device) -> bool:
 
 
 def _set_checkpointing(network: nn.Module, n_voxels: int, memory_gib: float) -> None:
-    """Recompute blocks where keeping about 20 float32 activations of the finest level (measured for two convolutions a level) would need too much."""
+    """Recompute blocks where keeping about 20 float32 activations of the finest level, an estimate, would need too much."""
     for module in network.modules():
         if hasattr(module, "checkpoint_blocks"):
             width = next(p.shape[0] for p in module.parameters())
