@@ -39,6 +39,7 @@ MODULE_SETTINGS = (
     "weight_decay",
     "n_warmup",
     "final_learning_rate_factor",
+    "relative",
     "l1",
     "dipole",
     "gradient",

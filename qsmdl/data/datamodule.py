@@ -1,6 +1,6 @@
 """The Lightning DataModule: a stream for training, fixed phantoms for validation."""
 
-import logging
+import math
 
 import lightning
 from torch import Tensor
@@ -13,7 +13,8 @@ from qsmdl.errors import InputError
 from qsmdl.phantom.contrast import ContrastName
 from qsmdl.scan import Batch
 
-log = logging.getLogger(__name__)
+PREFETCH_BYTES = 2**29
+"""Of batches waiting in each loader worker's queue."""
 
 
 class ValidationPhantoms(Dataset[Batch]):
@@ -86,8 +87,19 @@ class PhantomData(lightning.LightningDataModule):
         )
         # The stream seeds itself by batch number, so workers need no seeds of their own; each computes with one thread (torch's default for workers).
         return DataLoader(
-            stream, batch_size=None, num_workers=self.n_workers, prefetch_factor=8 if self.n_workers else None, persistent_workers=self.n_workers > 0
+            stream,
+            batch_size=None,
+            num_workers=self.n_workers,
+            prefetch_factor=self._n_prefetched if self.n_workers else None,
+            persistent_workers=self.n_workers > 0,
         )
+
+    @property
+    def _n_prefetched(self) -> int:
+        """Batches that a worker cuts ahead: all of a volume, so that the trainer lives on them while the next is rendered, within PREFETCH_BYTES."""
+        n_channels = len(self.prior.regularisations) + 4  # field, chi, mask, weight
+        n_bytes = 4 * n_channels * self.batch_size * math.prod(self.patch_size)
+        return max(2, min(self.batches_per_volume, PREFETCH_BYTES // n_bytes))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation phantoms, one whole volume a batch; rendered in the trainer's process and kept."""

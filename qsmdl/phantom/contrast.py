@@ -105,10 +105,10 @@ def _mixed_chi(rng: np.random.Generator) -> Table:
     """Domain randomisation: between and beyond both contrasts, each tissue wide around its value, with an overall scale and a rare sign flip of the
     tissues.
     """
-    between = rng.uniform(0, 1.3)
+    between = rng.uniform(-0.2, 1.2)
     sim1, sim2 = (np.asarray(base_contrast(name).chi_ppm) for name in ("sim1", "sim2"))
     chi = (1 - between) * sim1 + between * sim2
-    chi = chi * rng.uniform(0.4, 1.6, N_LABELS) * rng.uniform(0.5, 2.0)
+    chi = chi * rng.uniform(0.4, 1.6, N_LABELS) * np.exp(rng.uniform(np.log(0.5), np.log(2.0)))
     chi[LABELS["calcification"]] = rng.uniform(-3.5, -0.5)
     return tuple(float(v) for v in chi)
 

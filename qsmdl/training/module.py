@@ -10,7 +10,7 @@ from torch import Tensor
 from qsmdl.errors import InputError
 from qsmdl.networks.build import build_network
 from qsmdl.scan import Batch
-from qsmdl.training.losses import dipole_consistency, gradient_difference, masked_l1, nrmse
+from qsmdl.training.losses import dipole_consistency, gradient_difference, masked_l1, nrmse, relative_error
 
 
 def warmup_cosine(step: int, *, n_warmup: int, n_steps: int, final: float) -> float:
@@ -25,8 +25,9 @@ class QSMModule(lightning.LightningModule):
     """Supervised training of a network on simulated phantoms.
 
     network: the plain settings of `networks.build_network` (kept in the checkpoint, so that it holds plain values only); the loss is
-    l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, all in ppm, times the adapter's scale; optimiser AdamW (Loshchilov
-    and Hutter 2019) with warm-up and cosine decay over `n_steps`. Validation logs the mean NRMSE over the phantoms as `val/nrmse`.
+    relative * relative error + (l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, in ppm) * the adapter's scale;
+    optimiser AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay over `n_steps`. Validation logs the mean NRMSE over the phantoms as
+    `val/nrmse`.
     """
 
     def __init__(
@@ -38,18 +39,19 @@ class QSMModule(lightning.LightningModule):
         weight_decay: float = 1e-5,
         n_warmup: int = 20,
         final_learning_rate_factor: float = 0.02,
+        relative: float = 0.0,
         l1: float = 1.0,
         dipole: float = 0.5,
         gradient: float = 0.1,
     ) -> None:
         super().__init__()
-        for name, value in {"l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}.items():
+        for name, value in {"relative": relative, "l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value!r}; it must be a number of at least 0.")
         if not isinstance(learning_rate, int | float) or not 0 < learning_rate < 1:
             raise InputError(f"learning_rate is {learning_rate!r}; it must be a number between 0 and 1.")
-        if l1 + dipole + gradient == 0:
-            raise InputError("All loss weights are 0; at least one of l1, dipole and gradient must be positive.")
+        if relative + l1 + dipole + gradient == 0:
+            raise InputError("All loss weights are 0; at least one of relative, l1, dipole and gradient must be positive.")
         self.save_hyperparameters()
         self.network = build_network(network)
         self.example_input_array = None
@@ -60,17 +62,20 @@ class QSMModule(lightning.LightningModule):
         return chi
 
     def loss(self, chi_ppm: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum and its unweighted parts in ppm; parts of weight 0 are not computed."""
+        """The weighted sum and its unweighted parts, by name; parts of weight 0 are not computed."""
         truth, mask, weights = batch["chi_ppm"], batch["mask"], self.hparams
         parts: dict[str, Tensor] = {}
+        if weights["relative"]:
+            parts["relative"] = relative_error(chi_ppm, truth, mask)
         if weights["l1"]:
-            parts["l1"] = masked_l1(chi_ppm, truth, mask)
+            parts["l1_ppm"] = masked_l1(chi_ppm, truth, mask)
         if weights["dipole"]:
-            parts["dipole"] = dipole_consistency(chi_ppm, truth, mask, batch["weight"], batch["voxel_size_mm"], batch["b0_direction"])
+            parts["dipole_ppm"] = dipole_consistency(chi_ppm, truth, mask, batch["weight"], batch["voxel_size_mm"], batch["b0_direction"])
         if weights["gradient"]:
-            parts["gradient"] = gradient_difference(chi_ppm, truth, mask)
-        total = sum((weights[name] * part for name, part in parts.items()), chi_ppm.new_zeros(()))
-        return total * self.network.get_buffer("scale"), parts
+            parts["gradient_ppm"] = gradient_difference(chi_ppm, truth, mask)
+        scale = self.network.get_buffer("scale")
+        weighted = [weights[name.removesuffix("_ppm")] * part * (scale if name.endswith("_ppm") else 1) for name, part in parts.items()]
+        return sum(weighted, chi_ppm.new_zeros(())), parts
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; stops with the step's number if the loss is not finite, before it can spoil the weights."""
@@ -78,7 +83,7 @@ class QSMModule(lightning.LightningModule):
         if not torch.isfinite(loss):
             raise InputError(f"The loss is {loss.item()} at step {self.global_step}. Lower training.learning_rate, or use trainer.precision=32-true.")
         self.log("train/loss", loss, prog_bar=True)
-        self.log_dict({f"train/{name}_ppm": part for name, part in parts.items()})
+        self.log_dict({f"train/{name}": part for name, part in parts.items()})
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:

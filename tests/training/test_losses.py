@@ -5,7 +5,7 @@ import torch
 
 from qsmdl.errors import InputError
 from qsmdl.physics.dipole import Dipole
-from qsmdl.training.losses import dipole_consistency, gradient_difference, masked_l1, nrmse
+from qsmdl.training.losses import dipole_consistency, gradient_difference, masked_l1, nrmse, relative_error
 from qsmdl.training.module import QSMModule, warmup_cosine
 
 SHAPE = (2, 1, 7, 8, 9)
@@ -24,6 +24,7 @@ def test_losses_vanish_on_the_truth_and_outside_the_mask(maps):
     chi, truth, mask = maps
     outside = truth + chi * ~mask
     assert masked_l1(outside, truth, mask) == 0
+    assert relative_error(outside, truth, mask) < 1e-3
     assert dipole_consistency(outside, truth, mask, mask.float(), VOXEL, DIRECTION) == 0
     assert gradient_difference(outside, truth, mask) == 0
     assert nrmse(outside * 1.0, truth, mask) < 1e-4
@@ -37,6 +38,17 @@ def test_losses_are_means_in_ppm(maps):
     # one direction of three has the slope 0.2; the last voxel of each axis has no forward neighbour
     inner = 6 * 8 * 9 + 7 * 7 * 9 + 7 * 8 * 8
     assert gradient_difference(truth + ramp, truth, everywhere) == pytest.approx(0.2 * 6 * 8 * 9 / (inner), rel=0.2)
+
+
+def test_the_relative_error_is_of_each_sample_and_bounded_in_its_gradient(maps):
+    chi, truth, mask = maps
+    truth = truth * torch.tensor([0.1, 10.0]).reshape(2, 1, 1, 1, 1)  # of which the second would drown the first in ppm
+    errors = [float((chi - truth)[i][mask[i]].norm() / truth[i][mask[i]].norm()) for i in range(2)]
+    assert float(relative_error(chi, truth, mask, floor_ppm=0.0)) == pytest.approx(sum(errors) / 2, rel=1e-4)
+    same = truth.clone().requires_grad_(True)
+    relative_error(same, truth, mask).backward()
+    assert torch.isfinite(same.grad).all()
+    assert relative_error(chi, truth, torch.zeros_like(mask)) == pytest.approx(0.01)  # nothing there: 1e-4 ppm over the floor
 
 
 def test_dipole_consistency_is_the_padded_field_of_the_error(maps):
