@@ -7,15 +7,21 @@ except the two calcification metrics, which come from Sim2 alone.
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from qsmdl.challenge.metrics import METRICS, Scores
 from qsmdl.errors import InputError
 
 
+MethodKind = Literal["direct", "iterative", "deep learning"]
+
+
 class Row(TypedDict):
     """One method on one scan: metrics as `metrics.score` returns them (empty for a blind scan), wall time, peak memory, seed, and how the method
     ended.
+
+    dialect: how the metrics were computed ("rc2" where absent); convention: which truth they compare with ("release" where absent: the one handed
+    out with the scan); kind: type of algorithm; attested: whether the training record of a network is known and clean (None: not a network).
     """
 
     method: str
@@ -25,6 +31,10 @@ class Row(TypedDict):
     peak_bytes: int | None
     seed: int | None
     stopped: str
+    dialect: NotRequired[str]
+    convention: NotRequired[str]
+    kind: NotRequired[MethodKind]
+    attested: NotRequired[bool | None]
 
 
 _SIM2_ONLY = {key for key, metric in METRICS.items() if metric.sim2_only} | {"CalcMoment"}
