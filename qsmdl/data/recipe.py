@@ -14,7 +14,7 @@ from qsmdl.errors import InputError
 from qsmdl.phantom.acquire import Acquisition, TruthKind, acquire
 from qsmdl.phantom.contrast import ContrastName
 from qsmdl.phantom.head import draw_head, render_head
-from qsmdl.scan import Geometry, Scan, Truth
+from qsmdl.scan import Geometry, Phantom, Scan, Truth
 
 Stream = Literal["train", "validation", "test"]
 STREAMS: tuple[Stream, ...] = ("train", "validation", "test")
@@ -28,7 +28,7 @@ class Recipe:
     contrast: "sim1", "sim2" or "random" tissue values; voxel_size_mm: range of the (isotropic) voxel size; field_of_view_mm (x, y, z); oversampling:
     fine voxels per voxel along each axis (RC2: 1 / 0.64); peak_snr: range, log-uniform, of the first echo's maximum over the noise; max_tilt_deg:
     largest angle of B0 from the z axis, half of the volumes have none; echo_times_s, repetition_time_s, flip_angle_deg, b0_tesla: the protocol
-    (RC2's by default); truth: "unrung" (as the challenge made it) or "crop" (with the ringing of the k-space crop).
+    (RC2's by default); truth: "unrung" (as the challenge made it), "crop" (with the ringing of the k-space crop) or "cell" (mean over each voxel).
     """
 
     contrast: ContrastName = "random"
@@ -116,17 +116,31 @@ def draw_volume(recipe: Recipe, seed: int, *, contrast: ContrastName | None = No
     )
 
 
-def render_volume(recipe: Recipe, params: VolumeParams) -> tuple[Scan, Truth]:
-    """Simulate a drawn volume: head on the fine grid, acquisition, k-space crop, noise."""
+def render_phantom(recipe: Recipe, params: VolumeParams) -> Phantom:
+    """The head of a drawn volume on the fine grid."""
     x, y, z = (round(n * recipe.oversampling) for n in params.shape)
     sx, sy, sz = (n * v / f for n, v, f in zip(params.shape, params.voxel_size_mm, (x, y, z), strict=True))
     fine = Geometry((x, y, z), (sx, sy, sz), params.b0_direction, recipe.b0_tesla)
-    phantom = render_head(draw_head(params.head_seed, contrast=params.contrast), fine)
-    acquisition = Acquisition(
+    return render_head(draw_head(params.head_seed, contrast=params.contrast), fine)
+
+
+def acquisition_of(recipe: Recipe, params: VolumeParams) -> Acquisition:
+    """How a drawn volume is scanned."""
+    return Acquisition(
         echo_times_s=recipe.echo_times_s,
         repetition_time_s=recipe.repetition_time_s,
         flip_angle_deg=recipe.flip_angle_deg,
         peak_snr=params.peak_snr,
         shape=params.shape,
     )
+
+
+def render_volume(recipe: Recipe, params: VolumeParams) -> tuple[Scan, Truth]:
+    """Simulate a drawn volume: head on the fine grid, acquisition, k-space crop, noise."""
+    return scan_phantom(recipe, params, render_phantom(recipe, params))
+
+
+def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom) -> tuple[Scan, Truth]:
+    """`render_volume` of a head that `render_phantom` has rendered."""
+    acquisition = acquisition_of(recipe, params)
     return acquire(phantom, acquisition, torch.Generator().manual_seed(params.noise_seed), truth=recipe.truth, name=params.name)

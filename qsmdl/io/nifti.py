@@ -118,11 +118,11 @@ def _drop_trailing_ones(shape: tuple[int, ...], ndim: int | None) -> tuple[int, 
     return shape
 
 
-def read_volume(path: Path | str, ndim: int | None = None) -> tuple[Tensor, HeaderInfo]:
+def read_volume(path: Path | str, ndim: int | None = None, *, dtype: type[np.floating[Any]] = np.float32) -> tuple[Tensor, HeaderInfo]:
     """Reads a NIfTI file (`.nii`, `.nii.gz`, or a path without suffix for either) with its scale factors applied.
 
-    ndim: 3 or 4 where that many axes are needed (trailing axes of length 1 are dropped). Returns a contiguous float32 tensor with the file's axes
-    (x, y, z[, echo]) and what the header says.
+    ndim: 3 or 4 where that many axes are needed (trailing axes of length 1 are dropped); dtype: float32, or float64 where scale factors must not be
+    rounded. Returns a contiguous tensor with the file's axes (x, y, z[, echo]) and what the header says.
     Raises InputError naming the file: missing, empty, truncated, not NIfTI, complex or colour values, no voxels, wrong number of axes.
     """
     path = _resolve(path)
@@ -131,7 +131,7 @@ def read_volume(path: Path | str, ndim: int | None = None) -> tuple[Tensor, Head
     _check_content(path, shape, image.get_data_dtype(), ndim)
     try:
         with np.errstate(all="ignore"):  # float64 beyond the range of float32 becomes inf, which the checks on the mask report
-            values = _with_checksum(path, image).get_fdata(dtype=np.float32, caching="unchanged")
+            values = _with_checksum(path, image).get_fdata(dtype=dtype, caching="unchanged")
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     return torch.from_numpy(np.ascontiguousarray(values.reshape(shape, order="F"))), _header_info(path, image)

@@ -26,6 +26,11 @@ TRUTH_FOLDER, CHI, SEGMENTATION = "GT", "Chi", "Segmentation"
 _CONTENTS = (MASK, MAGNITUDE, PHASE, FREQUENCY, TRUTH_FOLDER, "params", "recipe")
 
 
+def convention_stem(convention: str) -> str:
+    """Where a truth of another convention than the release's own lies: beside `Chi` as `Chi_crop`, `Chi_cell`, ..."""
+    return f"{CHI}_{convention}"
+
+
 def header_source(folder: Path | str) -> Path:
     """The file whose header a scan's outputs take: the mask, which every release has. Raises InputError where it is missing."""
     return find_nifti(folder, MASK)
@@ -96,24 +101,29 @@ def write_release(
     scan: Scan,
     truth: Truth | None = None,
     *,
+    conventions: Mapping[str, Truth] | None = None,
     recipe: Mapping[str, Any] | None = None,
     gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA,
     overwrite: bool = False,
 ) -> None:
-    """Writes a scan in the release's layout, with `GT/Chi` and `GT/Segmentation` where there is a truth, and `recipe.json` (what made it).
+    """Writes a scan in the release's layout, with `GT/Chi` and `GT/Segmentation` where there is a truth, the same truth in other `conventions` as
+    `GT/Chi_crop` and the like, and `recipe.json` (what made it).
 
     The folder appears complete or not at all. Volumes are float32, mask and labels uint8; Frequency is in Hz.
     Raises InputError: the folder exists (or, with overwrite, holds more than a release), truth on another grid, the disk refuses.
     """
     folder = Path(folder)
-    if truth is not None and truth.geometry.shape != scan.geometry.shape:
-        raise InputError(f"The truth has the shape {truth.geometry.shape}, the scan {scan.geometry.shape}; both must lie on one grid.")
+    for other in (truth, *(conventions or {}).values()):
+        if other is not None and other.geometry.shape != scan.geometry.shape:
+            raise InputError(f"The truth has the shape {other.geometry.shape}, the scan {scan.geometry.shape}; both must lie on one grid.")
     with atomic_folder(folder, overwrite, contents=_CONTENTS) as hidden:
         _write_scan(hidden, scan, gamma_mhz_per_tesla)
         write_json(hidden / FILE_NAME, _params_of(scan))
         if truth is not None:
             _write(hidden / TRUTH_FOLDER, CHI, truth.chi_ppm, truth.geometry)
             _write(hidden / TRUTH_FOLDER, SEGMENTATION, truth.labels, truth.geometry, np.uint8)
+        for convention, other in (conventions or {}).items():
+            _write(hidden / TRUTH_FOLDER, convention_stem(convention), other.chi_ppm, other.geometry)
         if recipe is not None:
             write_json(hidden / "recipe.json", dict(recipe))
 

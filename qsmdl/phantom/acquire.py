@@ -1,6 +1,7 @@
 """Scan a phantom as the QSM challenge 2.0 did: dipole field, complex multi-echo signal, k-space crop, noise (Marques et al., MRM 2021;86:526-542)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.downsample import Box, coarse_geometry, coarse_labels, coarse_mask, mask_box
+from qsmdl.phantom.downsample import Box, cell_average, coarse_geometry, coarse_labels, coarse_mask, mask_box
 from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.fieldmap import phase_difference_field
 from qsmdl.physics.fourier import crop_kspace
@@ -17,7 +18,7 @@ from qsmdl.physics.signal import add_noise, echo_signal, steady_state
 from qsmdl.physics.unring import unring
 from qsmdl.scan import Geometry, Phantom, Scan, Truth
 
-TruthKind = Literal["unrung", "crop"]
+TruthKind = Literal["unrung", "crop", "cell"]
 SUPPORT_VOXELS = 2
 """How far signal and noise reach beyond the brain mask."""
 
@@ -114,17 +115,35 @@ def _echoes(phantom: Phantom, acquisition: Acquisition, shape: tuple[int, int, i
 
 
 def make_truth(phantom: Phantom, geometry: Geometry, mask: Tensor, kind: TruthKind = "unrung") -> Truth:
-    """The truth of a scan: k-space crop of chi, for "unrung" without its Gibbs ringing (Kellner et al. 2016), 0 outside the mask; labels by majority.
+    """The truth of a scan: k-space crop of chi, for "unrung" without its Gibbs ringing (Kellner et al. 2016), or for "cell" the mean of chi over each
+    voxel's cell; 0 outside the mask; labels by majority.
 
-    The crop alone keeps the dipole relation to the scan's field; the unrung truth is what the challenge compares with. geometry and mask: of the
-    scan.
+    The crop alone keeps the dipole relation to the scan's field; the unrung truth is what the challenge compares with; the cell's mean neither rings
+    nor keeps the relation. geometry and mask: of the scan.
     """
-    if kind not in get_args(TruthKind):
-        raise InputError(f"truth is {kind!r}; it must be 'unrung' (as in the challenge) or 'crop' (faster, rings).")
-    chi = crop_kspace(phantom.chi_ppm, geometry.shape).real.contiguous()
-    if kind == "unrung":
-        chi = unring(chi)
-    return Truth(geometry=geometry, chi_ppm=chi * mask, labels=coarse_labels(phantom.labels, geometry.shape), mask=mask)
+    return make_truths(phantom, geometry, mask, (kind,))[kind]
+
+
+def make_truths(phantom: Phantom, geometry: Geometry, mask: Tensor, kinds: Sequence[TruthKind]) -> dict[TruthKind, Truth]:
+    """`make_truth` of several kinds, which share labels and crop."""
+    for kind in kinds:
+        if kind not in get_args(TruthKind):
+            raise InputError(f"truth is {kind!r}; it must be 'unrung' (as in the challenge), 'crop' (faster, rings) or 'cell' (mean over the voxel).")
+    labels = coarse_labels(phantom.labels, geometry.shape)
+    crop = crop_kspace(phantom.chi_ppm, geometry.shape).real.contiguous() if set(kinds) - {"cell"} else torch.empty(0)
+    truths: dict[TruthKind, Truth] = {}
+    for kind in kinds:
+        chi = cell_average(phantom.chi_ppm, geometry.shape) if kind == "cell" else crop
+        if kind == "unrung":
+            chi = unring(crop)
+        truths[kind] = Truth(geometry=geometry, chi_ppm=chi * mask, labels=labels, mask=mask)
+    return truths
+
+
+def scan_grid(phantom: Phantom, acquisition: Acquisition) -> tuple[Geometry, Tensor]:
+    """The geometry and the brain mask [x, y, z] of a phantom's scan; the mask holds the voxels at least half filled by the brain."""
+    geometry = coarse_geometry(phantom.geometry, acquisition.scan_shape(phantom.geometry))
+    return geometry, coarse_mask(phantom.mask, geometry.shape)
 
 
 @torch.no_grad()
@@ -141,11 +160,10 @@ def acquire(
     Magnitude and phase are exactly 0 more than two voxels outside the mask: the challenge's releases hold noise in a thin rim only and zeros
     beyond, and methods that look at the whole volume should meet the same here.
 
-    truth: "unrung" (default) or "crop", see `make_truth`. Same phantom, acquisition, generator state and number of threads: same bits.
+    truth: "unrung" (default), "crop" or "cell", see `make_truth`. Same phantom, acquisition, generator state and number of threads: same bits.
     Raises InputError for a scan shape finer than the phantom and for an unknown truth.
     """
-    geometry = coarse_geometry(phantom.geometry, acquisition.scan_shape(phantom.geometry))
-    mask = coarse_mask(phantom.mask, geometry.shape)
+    geometry, mask = scan_grid(phantom, acquisition)
     target = make_truth(phantom, geometry, mask, truth)
     signal, peak = _echoes(phantom, acquisition, geometry.shape), _peak(phantom, acquisition)
     sigma = peak / acquisition.peak_snr

@@ -51,9 +51,14 @@ def _matrices(fine: tuple[int, ...], coarse: Shape, device: torch.device) -> tup
     return x, y, z
 
 
+def cell_average(volume: Tensor, shape: Shape) -> Tensor:
+    """The mean [*shape] of a volume [x, y, z] over the cell of each coarse voxel, fine voxels on a border counting with their share."""
+    return apply_separable(volume.float(), _matrices(tuple(volume.shape), shape, volume.device))
+
+
 def coarse_mask(mask: Tensor, shape: Shape) -> Tensor:
     """Voxels at least half filled by a boolean mask [x, y, z]: boolean [*shape]."""
-    return apply_separable(mask.float(), _matrices(tuple(mask.shape), shape, mask.device)) >= 0.5
+    return cell_average(mask, shape) >= 0.5
 
 
 def coarse_labels(labels: Tensor, shape: Shape) -> Tensor:

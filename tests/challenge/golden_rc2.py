@@ -1,7 +1,8 @@
 """Golden values of the RC2 metrics: returned by the challenge's released evaluation code on these volumes.
 
 `volumes()` makes the truth, mask, segmentation and seven reconstructions (ppm) from numpy's legacy RandomState, whose streams are frozen; `GOLDEN`
-holds what the released code returned for each, keyed as there (rmse_detrend_v0: with the detrending dialect "v0").
+holds what the released code returned for each, keyed as there (rmse_detrend_v0: with the detrending dialect "v0"),
+`GOLDEN_ADDITIONAL` the seven additional metrics.
 """
 
 import numpy as np
@@ -137,3 +138,70 @@ GOLDEN = {
         "DeviationFromCalcMoment": 0.137078339944,
     },
 }
+
+GOLDEN_ADDITIONAL = {
+    "truth": {
+        "SSIM": 1,
+        "XSIM": 1,
+        "HFEN": 0,
+        "CC": 0.999999999998,
+        "MI": 0.425236105859,
+        "MAD": 0,
+        "GXE": 0,
+    },
+    "noisy": {
+        "SSIM": 0.987953594943,
+        "XSIM": 0.683697009382,
+        "HFEN": 9.32453532798,
+        "CC": 0.985573587334,
+        "MI": 0.217538263318,
+        "MAD": 29.9464509114,
+        "GXE": 29.6839926782,
+    },
+    "shrunk": {
+        "SSIM": 0.994702854951,
+        "XSIM": 0.77182520669,
+        "HFEN": 20.360399356,
+        "CC": 0.99038994875,
+        "MI": 0.132822594149,
+        "MAD": 27.7114242871,
+        "GXE": 24.7639939024,
+    },
+    "streaky": {
+        "SSIM": 0.989315049503,
+        "XSIM": 0.741133805828,
+        "HFEN": 16.6360682359,
+        "CC": 0.986401081232,
+        "MI": 0.0955550432775,
+        "MAD": 26.1673698976,
+        "GXE": 20.3852747286,
+    },
+    "blurred": {
+        "SSIM": 0.992884708399,
+        "XSIM": 0.935801492713,
+        "HFEN": 11.9344279209,
+        "CC": 0.975438799628,
+        "MI": 0.0519304023113,
+        "MAD": 11.5336038337,
+        "GXE": 44.4009933547,
+    },
+    "overestimated": {
+        "SSIM": 0.993534581231,
+        "XSIM": 0.760170606689,
+        "HFEN": 25.9306102196,
+        "CC": 0.994729623591,
+        "MI": 0.12614474575,
+        "MAD": 31.8610741008,
+        "GXE": 33.5451698956,
+    },
+    "not_finite": {
+        "SSIM": 0.916745653111,
+        "XSIM": 0.682835131914,
+        "HFEN": 9.32660103309,
+        "CC": 0.985499000761,
+        "MI": 0.217275460252,
+        "MAD": 30.0041818499,
+        "GXE": 29.7806291551,
+    },
+}
+"""The seven additional metrics, of the masked volumes."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.acquire import Acquisition, acquire, make_truth
+from qsmdl.phantom.acquire import Acquisition, acquire, make_truth, make_truths, scan_grid
+from qsmdl.phantom.downsample import cell_average
 from qsmdl.phantom.head import draw_head, render_head
 from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.fourier import crop_kspace
@@ -116,6 +117,29 @@ def test_the_truth_rings_less_than_the_crop() -> None:
     _, unrung = acquire(stone, acquisition, torch.Generator())
     assert float(unrung.chi_ppm.max()) < 0.6 * float(cropped.chi_ppm.max())
     assert float(unrung.chi_ppm.clamp_min(0).sum()) < 0.6 * float(cropped.chi_ppm.clamp_min(0).sum())
+
+
+def test_the_cell_truth_is_the_mean_over_each_voxel() -> None:
+    """Cells of two and three fine voxels around the coarse centres, which sit on fine voxels 0, 2, 4 ... and 0, 3, 6 ..."""
+    fine = torch.randn((16, 15, 12), generator=torch.Generator().manual_seed(0))
+    pairs = (0.5 * fine[1:-2:2] + fine[2:-1:2] + 0.5 * fine[3::2]) / 2
+    expected = (pairs[:, 2:-2:3] + pairs[:, 3:-1:3] + pairs[:, 4::3]) / 3
+    assert torch.allclose(cell_average(fine, (8, 5, 12))[1:, 1:], expected, atol=1e-6)
+
+
+def test_truths_of_several_kinds_are_those_of_each() -> None:
+    phantom, acquisition = head(), Acquisition()
+    geometry, mask = scan_grid(phantom, acquisition)
+    together = make_truths(phantom, geometry, mask, ("unrung", "crop", "cell"))
+    for kind, truth in together.items():
+        alone = make_truth(phantom, geometry, mask, kind)
+        assert torch.equal(alone.chi_ppm, truth.chi_ppm)
+        assert torch.equal(alone.labels, truth.labels)
+        _, scanned_truth = acquire(phantom, acquisition, torch.Generator().manual_seed(0), truth=kind)
+        assert torch.equal(scanned_truth.chi_ppm, truth.chi_ppm)
+    # means of neighbours stay within the range of what they average; the crop overshoots
+    assert float(together["cell"].chi_ppm.min()) >= float(phantom.chi_ppm.min())
+    assert not torch.allclose(together["cell"].chi_ppm, together["crop"].chi_ppm, atol=1e-3)
 
 
 def test_vessels_survive_the_coarser_grid() -> None:
