@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -28,6 +28,8 @@ SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "quick.safetensors"
 """The small network that comes with the package; its card says what it was trained on."""
 
 OnStep = Callable[[int, float], None]
+MethodKind = Literal["direct", "iterative", "deep learning"]
+"""The challenge's types of algorithm."""
 CONTEXT = ("scan", "on_step", "state_path")
 
 
@@ -43,6 +45,32 @@ class Method:
     def from_partial(cls, name: str, built: "functools.partial[ChiMap]") -> "Method":
         """From what a method's YAML builds."""
         return cls(name, built.func, **built.keywords)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Method":
+        """The same method with some of its settings replaced."""
+        return Method(self.name, self.function, **{**self.settings, **settings})
+
+    @property
+    def kind(self) -> MethodKind:
+        """The type of algorithm: what the function says of itself (an attribute `kind`), else a network where it takes a checkpoint, and a direct
+        inversion where it lives in `qsmdl.solvers.direct`.
+        """
+        declared: MethodKind | None = getattr(self.function, "kind", None)
+        if declared is not None:
+            if declared not in get_args(MethodKind):
+                raise InputError(f"{self.name} declares the kind {declared!r}; it must be one of {', '.join(get_args(MethodKind))}.")
+            return declared
+        if "checkpoint" in self.accepts:
+            return "deep learning"
+        return "direct" if self.function.__module__ == "qsmdl.solvers.direct" else "iterative"
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The file of the network's weights; None for a method without network."""
+        if "checkpoint" not in self.accepts:
+            return None
+        checkpoint = self.settings.get("checkpoint")
+        return SHIPPED_WEIGHTS if checkpoint is None else Path(checkpoint)
 
     @property
     def reports_steps(self) -> bool:

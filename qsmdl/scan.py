@@ -242,12 +242,13 @@ class Phantom:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Truth:
-    """What scoring compares with: chi_ppm [x, y, z], labels [x, y, z] uint8 and the mask, on the scan's grid."""
+    """What scoring compares with: chi_ppm [x, y, z], labels [x, y, z] uint8 and the mask, on the scan's grid; mask_source: which mask that is."""
 
     geometry: Geometry
     chi_ppm: Tensor
     labels: Tensor
     mask: Tensor
+    mask_source: str = "MaskBrainExtracted"
 
     def __post_init__(self) -> None:
         _check_mask(self.mask, self.geometry.shape)

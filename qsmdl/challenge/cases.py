@@ -1,23 +1,29 @@
 """Scans to judge methods on: the built-in phantoms, and folders in the challenge's layout."""
 
+import dataclasses
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from qsmdl import __version__
+from qsmdl.challenge.release import ReleaseScan, check_truth, find_scans
 from qsmdl.challenge.run import Case
-from qsmdl.challenge.truth import find_truth, read_truth
-from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
+from qsmdl.challenge.truth import read_truth
+from qsmdl.data.recipe import Recipe, VolumeParams, draw_volume, render_volume, volume_seed
 from qsmdl.errors import InputError
-from qsmdl.io.nifti import has_nifti
-from qsmdl.io.rc2 import header_source, read_scan
+from qsmdl.io.files import read_json
+from qsmdl.io.rc2 import header_source, read_scan, write_release
 from qsmdl.phantom.contrast import ContrastName
 from qsmdl.physics.fieldmap import fit_field
-from qsmdl.scan import FieldMap, Scan
+from qsmdl.scan import LABELS, FieldMap, Scan
 from qsmdl.units import GAMMA_MHZ_PER_TESLA
 
 FieldSource = Literal["fit", "frequency"]
 CHALLENGE_CONTRASTS: tuple[ContrastName, ...] = ("sim1", "sim2")
+STAGE_2_SNR_FACTOR = 10.0
+"""Snr2 over Snr1: the challenge had peak SNRs of 100 and 1000."""
 
 
 def field_of(scan: Scan, source: FieldSource = "fit") -> FieldMap:
@@ -36,11 +42,15 @@ def field_of(scan: Scan, source: FieldSource = "fit") -> FieldMap:
     return FieldMap(scan.geometry, values, scan.mask, fitted.weight, fitted.noise_ppm, "local", scan.name)
 
 
-def builtin_cases(*, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: float = 100.0, field: FieldSource = "fit", seed: int = 0) -> list[Case]:
-    """Held-out built-in phantoms: each head as Sim1 and as Sim2, drawn from the "test" stream, which no training sees."""
+def _builtin_recipe(n_pairs: int, voxel_size_mm: float, peak_snr: float) -> Recipe:
     if n_pairs < 1:
         raise InputError(f"n_pairs is {n_pairs}; at least one pair is needed.")
-    recipe = Recipe(contrast="sim1", voxel_size_mm=(voxel_size_mm, voxel_size_mm), peak_snr=(peak_snr, peak_snr))
+    return Recipe(contrast="sim1", voxel_size_mm=(voxel_size_mm, voxel_size_mm), peak_snr=(peak_snr, peak_snr))
+
+
+def builtin_cases(*, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: float = 100.0, field: FieldSource = "fit", seed: int = 0) -> list[Case]:
+    """Held-out built-in phantoms: each head as Sim1 and as Sim2, drawn from the "test" stream, which no training sees."""
+    recipe = _builtin_recipe(n_pairs, voxel_size_mm, peak_snr)
     cases = []
     for index in range(n_pairs):
         for contrast in CHALLENGE_CONTRASTS:
@@ -51,24 +61,75 @@ def builtin_cases(*, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: flo
     return cases
 
 
+def write_builtin_release(
+    root: Path, *, stage: int, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: float = 100.0, seed: int = 0
+) -> None:
+    """Writes the heads of `builtin_cases` as a release: Sim1 and Sim2 for stage 1, Sim1Snr1 to Sim2Snr2 for stage 2.
+
+    Snr1 has the peak SNR given, Snr2 ten times as much (the challenge: 100 and 1000) with noise of its own. Scans that an earlier call wrote with the
+    same settings are left as they are. Raises InputError where one of other settings is in the way.
+    """
+    for level in range(1 if stage == 1 else 2):
+        recipe = _builtin_recipe(n_pairs, voxel_size_mm, peak_snr * STAGE_2_SNR_FACTOR**level)
+        for index in range(n_pairs):
+            for contrast in CHALLENGE_CONTRASTS:
+                name = contrast.capitalize() + (f"Snr{level + 1}" if stage == 2 else "") + ("" if n_pairs == 1 else f"_{index}")
+                params = draw_volume(recipe, volume_seed("test", seed, index), contrast=contrast, name=name)
+                _write_once(root / name, recipe, dataclasses.replace(params, noise_seed=params.noise_seed + level))
+
+
+def _write_once(folder: Path, recipe: Recipe, params: VolumeParams) -> None:
+    made_by: dict[str, Any] = {"qsmdl_version": __version__, "volume": dataclasses.asdict(params), "recipe": recipe.to_plain()}
+    if folder.exists():
+        if read_json(folder / "recipe.json") != json.loads(json.dumps(made_by)):
+            raise InputError(f"{folder} was simulated with other settings (see its recipe.json). Choose another hydra.run.dir.")
+        return
+    scan, truth = render_volume(recipe, params)
+    if params.contrast == "sim2" and not bool((truth.labels == LABELS["calcification"]).any()):
+        raise InputError(
+            f"At {params.voxel_size_mm[0]:g} mm the calcification of {folder.name} falls between the voxels, but two of the challenge's metrics "
+            "need it. Lower data.voxel_size_mm, or change the seed."
+        )
+    write_release(folder, scan, truth, recipe=made_by)
+
+
+def read_case(scan: ReleaseScan, *, field: FieldSource = "fit", gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA) -> Case:
+    """One scan of a release with its field map, without truth."""
+    echoes = read_scan(scan.folder, gamma_mhz_per_tesla=gamma_mhz_per_tesla)
+    return Case(scan.name, field_of(echoes, field), echoes, None, header_source(scan.folder))
+
+
 def release_cases(
-    *, root: str | Path, scans: list[str] | None = None, field: FieldSource = "fit", gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA, seed: int = 0
+    *,
+    root: str | Path,
+    scans: list[str] | None = None,
+    field: FieldSource = "fit",
+    gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA,
+    seed: int = 0,
 ) -> list[Case]:
-    """Scans in the challenge's layout: `root` is one scan or a folder of scans; truths are read where they lie beside the data. seed is not used."""
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder. data.root names a folder of scans in the challenge's layout.")
-    folders = [root] if has_nifti(root, "Phase") else sorted(p for p in root.iterdir() if p.is_dir() and has_nifti(p, "Phase"))
-    if scans is not None:
-        missing = sorted(set(scans) - {f.name for f in folders})
-        if missing:
-            raise InputError(f"{root} holds no scan {missing[0]!r}; it holds {', '.join(f.name for f in folders) or 'none'}.")
-        folders = [f for f in folders if f.name in scans]
-    if not folders:
-        raise InputError(f"{root} holds no scan: a scan is a folder with Phase, Magnitude and MaskBrainExtracted as .nii or .nii.gz.")
+    """Scans in the challenge's layout (`release.find_scans`); truths are read where they lie beside the data. seed is not used."""
     cases = []
-    for folder in folders:
-        scan = read_scan(folder, gamma_mhz_per_tesla=gamma_mhz_per_tesla)
-        truth = read_truth(folder) if find_truth(folder) else None
-        cases.append(Case(folder.name, field_of(scan, field), scan, truth, header_source(folder)))
+    for found in find_scans(root, names=scans):
+        case = read_case(found, field=field, gamma_mhz_per_tesla=gamma_mhz_per_tesla)
+        truth = read_truth(found.folder) if found.has_truth else None
+        if truth is not None:
+            check_truth(found, truth)
+        cases.append(dataclasses.replace(case, truth=truth))
     return cases
+
+
+def scan_cases(
+    *,
+    root: str | Path | None = None,
+    scans: list[str] | None = None,
+    gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA,
+    n_pairs: int = 1,
+    voxel_size_mm: float = 1.6,
+    peak_snr: float = 100.0,
+    field: FieldSource = "fit",
+    seed: int = 0,
+) -> list[Case]:
+    """The scans of a release where `root` names one (`release_cases`), else the built-in phantoms (`builtin_cases`)."""
+    if root is None:
+        return builtin_cases(n_pairs=n_pairs, voxel_size_mm=voxel_size_mm, peak_snr=peak_snr, field=field, seed=seed)
+    return release_cases(root=root, scans=scans, field=field, gamma_mhz_per_tesla=gamma_mhz_per_tesla)

@@ -1,14 +1,17 @@
 """Runs methods on scans, measures time and memory, and scores what comes out."""
 
+import hashlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from qsmdl.challenge.dialects import find_dialect
 from qsmdl.challenge.metrics import score
 from qsmdl.challenge.protocol import Row
 from qsmdl.methods import Method
@@ -28,6 +31,18 @@ class Case:
     scan: Scan | None = None
     truth: Truth | None = None
     header_source: Path | None = None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How maps are scored. dialect: of `metrics.score`; additional: the additional metrics too; convention: which truth it is (`protocol.Row`)."""
+
+    dialect: str = "rc2"
+    additional: bool = False
+    convention: str = "release"
+
+    def __post_init__(self) -> None:
+        find_dialect(self.dialect)
 
 
 class PeakMemory:
@@ -57,30 +72,64 @@ class PeakMemory:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def run_method(
+def reconstruct(
     method: Method, case: Case, *, seed: int, on_step: Callable[[int, float], None] | None = None, state_path: Path | None = None
 ) -> tuple[ChiMap, Row]:
-    """One method on one case: the map and its row; metrics are empty where the truth is not known. The truth is read only after the map is made."""
+    """One method on one case: the map and its row, without metrics. No truth is looked at."""
     torch.manual_seed(seed)
     memory, started = PeakMemory(case.field.field_ppm.device), time.perf_counter()
     chi = method(case.field, case.scan, on_step=on_step, state_path=state_path)
     if chi.chi_ppm.is_cuda:
         torch.cuda.synchronize()
-    seconds, peak = time.perf_counter() - started, memory.n_bytes
-    metrics = {}
-    if case.truth is not None:
-        arrays = (chi.chi_ppm, case.truth.chi_ppm, case.truth.mask, case.truth.labels)
-        metrics = score(*(a.detach().cpu().numpy() for a in arrays))
     row: Row = {
         "method": method.name,
         "scan": case.name,
-        "metrics": metrics,
-        "seconds": seconds,
-        "peak_bytes": peak,
+        "metrics": {},
+        "seconds": time.perf_counter() - started,
+        "peak_bytes": memory.n_bytes,
         "seed": seed,
         "stopped": chi.outcome.stopped,
+        "kind": method.kind,
+        "attested": None,
     }
     return chi, row
+
+
+def scored(row: Row, chi_ppm: Any, truth: Truth, scoring: Scoring) -> Row:
+    """The row with the metrics of its map [x, y, z] against a truth, and what they were computed with. data: the truth's fingerprint."""
+    arrays = [_array(volume) for volume in (chi_ppm, truth.chi_ppm, truth.mask, truth.labels)]
+    voxel_size_mm, b0_direction = truth.geometry.voxel_size_mm, truth.geometry.b0_direction
+    dialect, additional = scoring.dialect, scoring.additional
+    metrics = score(*arrays, dialect=dialect, additional=additional, voxel_size_mm=voxel_size_mm, b0_direction=b0_direction)
+    said: Row = {**row, "metrics": metrics, "dialect": scoring.dialect, "convention": scoring.convention, "data": digest_of(truth.chi_ppm)}
+    return said
+
+
+def _array(volume: Any) -> Any:
+    return volume.detach().cpu().numpy() if isinstance(volume, torch.Tensor) else volume
+
+
+def digest_of(*tensors: torch.Tensor) -> str:
+    """A short hash of the shapes and values of tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def run_method(
+    method: Method,
+    case: Case,
+    *,
+    seed: int,
+    on_step: Callable[[int, float], None] | None = None,
+    state_path: Path | None = None,
+    scoring: Scoring | None = None,
+) -> tuple[ChiMap, Row]:
+    """One method on one case: the map and its row; metrics are empty where the truth is not known. The truth is read only after the map is made."""
+    chi, row = reconstruct(method, case, seed=seed, on_step=on_step, state_path=state_path)
+    return chi, row if case.truth is None else scored(row, chi.chi_ppm, case.truth, scoring or Scoring())
 
 
 def run_all(
@@ -91,10 +140,13 @@ def run_all(
     on_step: Callable[[str, str, int, float], None] | None = None,
     on_row: Callable[[ChiMap, Row, Case], None] | None = None,
     state_folder: Path | None = None,
+    scoring: Scoring | None = None,
+    attested: Mapping[str, bool] | None = None,
 ) -> list[Row]:
     """Every method on every case, in the order given; `on_row` sees each result as it comes, so that nothing is lost if a later one fails.
 
-    state_folder: where an interrupted FINE leaves its state as SCAN_METHOD.fine_state.safetensors, and finds it when run again.
+    state_folder: where an interrupted FINE leaves its state as SCAN_METHOD.fine_state.safetensors, and finds it when run again. attested: of each
+    network by name, whether the record of its training is known and clean.
     """
     rows = []
     for case in cases:
@@ -105,7 +157,8 @@ def run_all(
                     on_step(*names, step, value)
 
             state_path = None if state_folder is None else state_folder / f"{case.name}_{method.name}.fine_state.safetensors"
-            chi, row = run_method(method, case, seed=seed, on_step=report, state_path=state_path)
+            chi, row = run_method(method, case, seed=seed, on_step=report, state_path=state_path, scoring=scoring)
+            row["attested"] = (attested or {}).get(method.name)
             rows.append(row)
             if on_row is not None:
                 on_row(chi, row, case)

@@ -1,6 +1,7 @@
 """python evaluate.py: methods times scans, scored, drawn and tabulated."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from qsmdl.challenge.guard import admit
+from qsmdl.challenge.kept_truth import keep_truth
 from qsmdl.challenge.protocol import Row
-from qsmdl.challenge.run import Case, run_all
+from qsmdl.challenge.run import Case, Scoring, run_all
 from qsmdl.cli.build import build_methods, call, config_folder
 from qsmdl.cli.errors import reported
 from qsmdl.cli.progress import StepLine, console, stage
+from qsmdl.cli.stages import check_stage, evaluate_stage
 from qsmdl.io.nifti import write_volume
 from qsmdl.methods import Method
 from qsmdl.report.curves import plot_curves
@@ -21,9 +25,17 @@ from qsmdl.report.table import print_tables, write_csv, write_rows
 from qsmdl.scan import ChiMap
 
 
-def compare(methods: list[Method], cases: list[Case], folder: Path, *, seed: int) -> list[Row]:
-    """Run every method on every case and write into `folder`: maps/SCAN_METHOD.nii.gz, rows.json, rows.csv, montage_SCAN.png, and the curves of the
-    iterative methods; print the tables.
+def compare(
+    methods: list[Method],
+    cases: list[Case],
+    folder: Path,
+    *,
+    seed: int,
+    scoring: Scoring | None = None,
+    attested: Mapping[str, bool] | None = None,
+) -> list[Row]:
+    """Run every method on every case and write into `folder`: maps/SCAN_METHOD.nii.gz, rows.json, rows.csv, montage_SCAN.png, the curves of the
+    iterative methods, and truth/SCAN (for reports); print the tables.
     """
     maps: dict[str, dict[str, ChiMap]] = {}
     rows: list[Row] = []
@@ -42,10 +54,11 @@ def compare(methods: list[Method], cases: list[Case], folder: Path, *, seed: int
             f"  {row['method']} on {case.name}: {row['seconds']:.1f} s, {row['stopped']}" + ("" if nrmse is None else f", NRMSE {nrmse:.1f}")
         )
 
-    run_all(methods, cases, seed=seed, on_step=line, on_row=keep, state_folder=folder)
+    run_all(methods, cases, seed=seed, on_step=line, on_row=keep, state_folder=folder, scoring=scoring, attested=attested)
     write_csv(rows, folder / "rows.csv")
     for case in cases:
         _draw(case, maps[case.name], folder)
+        keep_truth(folder, case)
     print_tables(rows)
     return rows
 
@@ -62,12 +75,17 @@ def _draw(case: Case, maps: dict[str, ChiMap], folder: Path) -> None:
 
 
 def evaluate(config: DictConfig, folder: Path) -> list[Row]:
-    """One evaluation into a folder."""
+    """One evaluation into a folder, by the challenge's protocol where the config names a stage."""
+    if check_stage(config.get("stage")) is not None:
+        return evaluate_stage(config, folder)
+    scoring = Scoring(config.get("dialect", "rc2"), config.get("additional", False))
     methods = build_methods(config.method)
+    admission = admit(methods, allow_unattested=config.get("allow_unattested", False))
     with stage("Preparing the scans"):
         cases = call("data", config.data, seed=config.seed)
+    admission.check_truths({case.name: case.truth for case in cases if case.truth is not None})
     with stage(f"Reconstructing {', '.join(c.name for c in cases)} with {', '.join(m.name for m in methods)}"):
-        rows = compare(methods, cases, folder, seed=config.seed)
+        rows = compare(methods, cases, folder, seed=config.seed, scoring=scoring, attested=admission.attested)
     console.print(f"Rows, maps and montages: {folder}")
     return rows
 

@@ -2,7 +2,10 @@
 name.
 """
 
-from collections.abc import Mapping
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +15,8 @@ from qsmdl.networks.scaling import PpmAdapter
 from qsmdl.networks.unet import UNet3d
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet3d}
+INITIAL_VALUES = frozenset({"zero_head"})
+"""Keywords that say which values the weights begin with, not what the network is."""
 
 
 def build_network(settings: Mapping[str, Any]) -> PpmAdapter:
@@ -31,6 +36,28 @@ def build_network(settings: Mapping[str, Any]) -> PpmAdapter:
         return PpmAdapter(network, **adapter)
     except TypeError as error:
         raise InputError(f"The settings of the architecture {name!r} do not fit it: {error}. Compare them with configs/network.") from error
+
+
+def _with_defaults(target: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a target will have, those it was not given included."""
+    parameters = inspect.signature(target).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in INITIAL_VALUES} | {
+        key: value for key, value in settings.items() if key not in INITIAL_VALUES
+    }
+
+
+def architecture_fingerprint(settings: Mapping[str, Any]) -> str:
+    """A hash of what a network is, whatever its weights: 16 hexadecimal digits of the SHA-256 of its architecture, adapter and keywords.
+
+    settings: as for `build_network`. Defaults that are spelt out or left out, and the initial values of the weights, make no difference. Raises
+    InputError for settings that build no network.
+    """
+    build_network(settings)
+    name = str(settings["architecture"])
+    keywords = _with_defaults(ARCHITECTURES[name], settings.get("keywords", {}))
+    keywords.pop("in_channels", None)  # follows from the adapter
+    described = {"architecture": name, "adapter": _with_defaults(PpmAdapter, settings.get("adapter", {})), "keywords": keywords}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

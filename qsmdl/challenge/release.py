@@ -1,0 +1,128 @@
+"""Finding the scans of a release, in both of its forms, and checking that it is complete, without opening a truth.
+
+The challenge handed out `Sim1/`, `Sim2/` (stage 1) and `DatasetsStep2/Sim{1,2}Snr{1,2}/` with `GT/` inside (stage 2); a second form (Donders
+collection) keeps the truth in a sibling folder, `Sim2/` and `Sim2GT/`. Any folder of the same layout will do.
+Source: QSM Challenge 2.0 Organization Committee, Magn Reson Med 2021;86:1241-1255.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qsmdl.challenge.protocol import parse_scan
+from qsmdl.challenge.truth import find_truth, truth_places
+from qsmdl.errors import InputError
+from qsmdl.io.nifti import has_nifti
+from qsmdl.io.rc2 import CHI, FREQUENCY, MAGNITUDE, MASK, PHASE, SEGMENTATION, TRUTH_FOLDER
+from qsmdl.scan import LABELS, Truth
+
+_SCAN_NAME = re.compile(r"sim[12](snr\d+)?", re.IGNORECASE)
+_NEEDED = (PHASE, MAGNITUDE, MASK)
+
+
+@dataclass(frozen=True)
+class ReleaseScan:
+    """One scan of a release: its name (that of its folder), its folder, and whether a truth lies beside it (found, not opened)."""
+
+    name: str
+    folder: Path
+    has_truth: bool
+
+    @property
+    def level(self) -> str | None:
+        """The noise level that the name tells, "Snr1" or "Snr2" in stage 2."""
+        level = parse_scan(self.name).snr_level
+        return None if level is None else f"Snr{level}"
+
+
+def _looks_like_scan(folder: Path) -> bool:
+    """A scan whose files are all there, or one that lost some: by its name or by the files left."""
+    return _SCAN_NAME.fullmatch(folder.name) is not None or any(has_nifti(folder, stem) for stem in (PHASE, MAGNITUDE, FREQUENCY))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and not path.name.endswith(TRUTH_FOLDER))
+    return sorted(found)
+
+
+def _scan_folders(root: Path) -> list[Path]:
+    """The scan that `root` is, or those in it, or in the folders in it."""
+    if any(has_nifti(root, stem) for stem in (PHASE, MAGNITUDE, FREQUENCY)):
+        return [root]
+    found = []
+    for child in _subfolders(root):
+        found += [child] if _looks_like_scan(child) else [path for path in _subfolders(child) if _looks_like_scan(path)]
+    return found
+
+
+def _of_stage(folders: Sequence[Path], stage: int | None) -> list[Path]:
+    """Sim1 and Sim2 for stage 1, Sim1Snr1 and so on for stage 2, where a folder holds both; everything where names do not tell."""
+    if stage is None:
+        return list(folders)
+    with_level = [path for path in folders if parse_scan(path.name).snr_level is not None]
+    without_level = [path for path in folders if path not in with_level]
+    return (without_level or with_level) if stage == 1 else (with_level or without_level)
+
+
+def _missing_files(folder: Path) -> list[str]:
+    """What is missing, in words. A folder for the truth that holds only half of it counts as incomplete, none at all as a blind scan."""
+    gaps = [stem for stem in _NEEDED if not has_nifti(folder, stem)]
+    place = next((place for place in truth_places(folder) if place.is_dir()), None)
+    if place is not None:
+        gaps += [f"{place.name}/{stem}" for stem in (CHI, SEGMENTATION) if not has_nifti(place, stem)]
+    return [f"{folder.name} lacks {gap} in {place if '/' in gap else folder}" for gap in gaps]
+
+
+def _check_complete(root: Path, folders: Iterable[Path]) -> None:
+    gaps = [gap for folder in folders for gap in _missing_files(folder)]
+    if gaps:
+        raise InputError(
+            f"The release {root} is incomplete: {'; '.join(gaps)} (.nii or .nii.gz). "
+            "Copy the missing files, or name the complete scans with data.scans."
+        )
+
+
+def _check_names(folders: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        if folder.name in seen:
+            raise InputError(
+                f"There are two scans {folder.name}: {seen[folder.name]} and {folder}. Name one of their parent folders as data.root instead."
+            )
+        seen[folder.name] = folder
+
+
+def find_scans(root: str | Path, *, names: Sequence[str] | None = None, stage: int | None = None) -> list[ReleaseScan]:
+    """The scans at `root` (one scan, a folder of scans, or a folder of such folders), by name.
+
+    names: those to take, None for all; stage: of the challenge's protocol, whose scans are taken where the folder holds those of both stages.
+    No volume is opened. Raises InputError: no folder, no scan, a name that is not there, a name that occurs twice, and files that are missing (which
+    of which scan).
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder. data.root names a folder of scans in the challenge's layout.")
+    folders = [folder.resolve() if folder.name in ("", "..") else folder for folder in _scan_folders(root)]
+    if names is not None:
+        missing = sorted(set(names) - {folder.name for folder in folders})
+        if missing:
+            raise InputError(f"{root} holds no scan {missing[0]!r}; it holds {', '.join(folder.name for folder in folders) or 'none'}.")
+        folders = [folder for folder in folders if folder.name in names]
+    else:
+        folders = _of_stage(folders, stage)
+    if not folders:
+        raise InputError(f"{root} holds no scan: a scan is a folder with Phase, Magnitude and MaskBrainExtracted as .nii or .nii.gz.")
+    _check_complete(root, folders)
+    _check_names(folders)
+    return [ReleaseScan(folder.name, folder, find_truth(folder) is not None) for folder in sorted(folders, key=lambda folder: folder.name)]
+
+
+def check_truth(scan: ReleaseScan, truth: Truth) -> None:
+    """Raises InputError where a truth cannot belong to its scan: Sim2 without its calcification."""
+    if parse_scan(scan.name).simulation == 2 and not bool((truth.labels == LABELS["calcification"]).any()):
+        place = find_truth(scan.folder)
+        raise InputError(
+            f"{scan.name} has no calcification: label {LABELS['calcification']} does not occur in {SEGMENTATION} of {place}, but the challenge's "
+            "second simulation has one, and two of its metrics need it. Check that the segmentation is that of Sim2, or rename the scan."
+        )
