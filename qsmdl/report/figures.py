@@ -28,8 +28,8 @@ _INCHES_PER_MM = 0.0115
 _MARGIN_VOXELS = 3
 _INVALID_COLOUR = "magenta"
 # black at 0, so that errors glow on the same background as the maps
-_ERROR_COLOURS = ((0.0, "#b8eaff"), (0.35, "#2f86c9"), (0.5, "#000000"), (0.65, "#d8402f"), (1.0, "#ffdc9c"))
-_PLANES = (("axial", 2, ("R", "L")), ("coronal", 1, ("R", "L")), ("sagittal", 0, ("A", "P")))
+ERROR_COLOURS = ((0.0, "#b8eaff"), (0.35, "#2f86c9"), (0.5, "#000000"), (0.65, "#d8402f"), (1.0, "#ffdc9c"))
+PLANES = (("axial", 2, ("R", "L")), ("coronal", 1, ("R", "L")), ("sagittal", 0, ("A", "P")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ class _Block:
     colours: Colormap
 
 
-def _colormap(*stops: tuple[float, str]) -> Colormap:
+def make_colormap(*stops: tuple[float, str]) -> Colormap:
+    """A colour map through (position from 0 to 1, colour) stops; invalid voxels stand out."""
     return LinearSegmentedColormap.from_list("qsmdl", list(stops)).with_extremes(bad=_INVALID_COLOUR)
 
 
@@ -59,13 +60,13 @@ def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     return x, y, z
 
 
-class _View:
+class View:
     """Brings volumes to right, anterior, superior axes, cropped to the mask, and cuts three slices in radiological orientation."""
 
     def __init__(self, mask: NDArray[np.bool_], voxel_size_mm: tuple[float, float, float], affine: Any, slices: Shape | None) -> None:
         self.orientation = _ORIENTATION(np.eye(4) if affine is None else np.asarray(affine, dtype=float))
         position = np.zeros(mask.shape, dtype=bool)
-        position[_centre(mask) if slices is None else slices] = True
+        position[default_slices(mask) if slices is None else slices] = True
         turned = self._turn(mask)
         self.box = _box(turned)
         self.mask = turned[self.box]
@@ -93,14 +94,14 @@ class _View:
         return width, height
 
 
-def _centre(mask: NDArray[np.bool_]) -> Shape:
+def default_slices(mask: NDArray[np.bool_]) -> Shape:
     """The middle of the mask's box, a little off the midplane in x, where the deep grey matter lies instead of the falx."""
     i, j, k = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
     middle = [int(v[0] + fraction * (v[-1] - v[0])) for v, fraction in ((i, 0.4), (j, 0.5), (k, 0.5))]
     return middle[0], middle[1], middle[2]
 
 
-def _show(axes: Axes, view: _View, volume: Image, plane: int, block: _Block) -> Any:
+def _show(axes: Axes, view: View, volume: Image, plane: int, block: _Block) -> Any:
     values = np.ma.masked_invalid(view.cut(volume, plane))
     width, height = view.size_mm(plane)
     extent = (0, width, 0, height)  # in mm: this makes anisotropic voxels appear in their true proportions
@@ -117,9 +118,9 @@ def _mark_sides(axes: Axes, sides: tuple[str, str]) -> None:
         axes.text(x, 0.97, side, transform=axes.transAxes, ha=where, va="top", color="white", fontsize=8)
 
 
-def _draw_block(figure: Figure, grid: Any, view: _View, block: _Block) -> None:
+def _draw_block(figure: Figure, grid: Any, view: View, block: _Block) -> None:
     image: Any = None
-    for row, (plane_name, plane, sides) in enumerate(_PLANES):
+    for row, (plane_name, plane, sides) in enumerate(PLANES):
         for column, (title, volume) in enumerate(block.panels):
             axes = figure.add_subplot(grid[row, block.first_column + column])
             image = _show(axes, view, volume, plane, block)
@@ -146,10 +147,10 @@ def _error_panel(name: str, chi: Image, truth: Image, mask: NDArray[np.bool_]) -
     return title, (chi - filled[mask].mean()) - (truth - truth[mask].mean())
 
 
-def _draw(view: _View, blocks: list[_Block]) -> Figure:
+def _draw(view: View, blocks: list[_Block]) -> Figure:
     n_columns = max(block.first_column + len(block.panels) for block in blocks)
-    width_mm = max(view.size_mm(plane)[0] for _, plane, _ in _PLANES)
-    heights_mm = [view.size_mm(plane)[1] for _, plane, _ in _PLANES]
+    width_mm = max(view.size_mm(plane)[0] for _, plane, _ in PLANES)
+    heights_mm = [view.size_mm(plane)[1] for _, plane, _ in PLANES]
     scale = _INCHES_PER_MM * max(1.0, 150 / max(width_mm, *heights_mm))  # small volumes are enlarged, or titles would not fit
     # inches: 0.3 for the row names, 0.9 for the colour bar, 0.2 for each line of titles
     width, slices_height = n_columns * width_mm * scale, sum(heights_mm) * scale
@@ -193,15 +194,15 @@ def montage(
     path, inside = Path(path), np.asarray(mask) != 0
     _check(path, maps, inside, window_ppm, slices)
     arrays = {name: _array(name, volume, inside.shape) for name, volume in maps.items()}
-    view = _View(inside, voxel_size_mm, affine, slices)
+    view = View(inside, voxel_size_mm, affine, slices)
     panels = [(_title(name), chi) for name, chi in arrays.items()]
-    blocks = [_Block(panels, 0, f"susceptibility in ppm, window ±{window_ppm:g}", window_ppm, _colormap((0.0, "black"), (1.0, "white")))]
+    blocks = [_Block(panels, 0, f"susceptibility in ppm, window ±{window_ppm:g}", window_ppm, make_colormap((0.0, "black"), (1.0, "white")))]
     if truth is not None:
         reference = _array("truth", truth, inside.shape)
         panels.insert(0, ("truth", reference))
         errors = [_error_panel(name, chi, reference, inside) for name, chi in arrays.items()]
         label = f"error (demeaned) in ppm, window ±{ERROR_WINDOW_PPM:g}"
-        blocks.append(_Block(errors, 1, label, ERROR_WINDOW_PPM, _colormap(*_ERROR_COLOURS)))
+        blocks.append(_Block(errors, 1, label, ERROR_WINDOW_PPM, make_colormap(*ERROR_COLOURS)))
     figure = _draw(view, blocks)
     with atomic_path(path, overwrite) as hidden:
         figure.savefig(hidden, dpi=150)

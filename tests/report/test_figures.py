@@ -7,7 +7,7 @@ import torch
 from matplotlib import image as mpl_image
 
 from qsmdl.errors import InputError
-from qsmdl.report.figures import _View, montage
+from qsmdl.report.figures import View, montage
 
 SHAPE = (21, 18, 12)
 VOXEL_MM = (1.0, 1.2, 2.0)
@@ -74,7 +74,7 @@ def test_the_window_clips(tmp_path, head):
 
 
 def views(mask, affine):
-    return _View(mask, VOXEL_MM, affine, (4, 12, 7))
+    return View(mask, VOXEL_MM, affine, (4, 12, 7))
 
 
 def test_slices_are_radiological_and_in_proportion():
