@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsmdl import __version__
+from qsmdl.cli import attest, judge, leaderboard, report, submit
 from qsmdl.cli.errors import reported
 from qsmdl.units import GAMMA_MHZ_PER_TESLA
 
@@ -20,6 +21,7 @@ def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--voxel-size", type=float, default=1.0, metavar="MM", help="isotropic (default 1: 164 x 205 x 205 voxels)")
     parser.add_argument("--peak-snr", type=float, default=100.0, help="maximum of the first echo over the noise (default 100: stage 1)")
     parser.add_argument("--no-truth", action="store_true", help="leave GT/ out, as in stage 1")
+    parser.add_argument("--conventions", action="store_true", help="write the truth in other conventions too: GT/Chi_crop, GT/Chi_cell")
     parser.add_argument("--overwrite", action="store_true", help="replace scans that exist")
 
 
@@ -51,12 +53,19 @@ def _reconstruct(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("score", help="the official metrics of one map")
+    parser = commands.add_parser("score", help="the metrics of one map, in one dialect or all three")
     parser.add_argument("chi", type=Path, help="reconstruction in ppm")
     parser.add_argument("--truth", type=Path, required=True, help="true susceptibility in ppm")
     parser.add_argument("--mask", type=Path, required=True)
     parser.add_argument("--segmentation", type=Path, required=True, help="labels of the challenge")
+    dialects = ("rc2", "qsm-ci", "corrected", "all")
+    parser.add_argument("--dialect", choices=dialects, default="rc2", help="whose definitions (default rc2: the challenge's released code)")
+    parser.add_argument("--additional", action="store_true", help="also SSIM, XSIM, HFEN, CC, MI, MAD, GXE and the error on the magic-angle cone")
     parser.add_argument("--json", action="store_true", help="print a JSON object with the keys of the challenge's evaluation code")
+    parser.add_argument("--scan", metavar="NAME", help="which scan it is, e.g. Sim2Snr1: a Sim2 must have a calcification")
+    parser.add_argument("--allow-missing-labels", action="store_true", help="score although regions are missing: their metrics are undefined")
+    parser.add_argument("--b0", type=float, default=7.0, metavar="TESLA", help="to recognise a map in Hz or rad (default 7)")
+    parser.add_argument("--b0-direction", type=float, nargs=3, default=(0.0, 0.0, 1.0), metavar=("X", "Y", "Z"), help="for the cone (default 0 0 1)")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,6 +76,11 @@ def make_parser() -> argparse.ArgumentParser:
     _simulate(commands)
     _reconstruct(commands)
     _score(commands)
+    attest.add_arguments(commands)
+    submit.add_arguments(commands)
+    judge.add_arguments(commands)
+    leaderboard.add_arguments(commands)
+    report.add_arguments(commands)
     commands.add_parser("methods", help="what --method takes, with the settings of each")
     return parser
 
@@ -99,7 +113,17 @@ def _run(arguments: argparse.Namespace) -> None:
     elif arguments.command == "score":
         from qsmdl.cli.score import score_map
 
-        score_map(arguments.chi, arguments.truth, arguments.mask, arguments.segmentation, as_json=arguments.json)
+        score_map(arguments)
+    elif arguments.command == "attest":
+        attest.attest(arguments)
+    elif arguments.command == "submit":
+        submit.submit(arguments)
+    elif arguments.command == "judge":
+        judge.judge_folder(arguments)
+    elif arguments.command == "leaderboard":
+        leaderboard.leaderboard(arguments)
+    elif arguments.command == "report":
+        report.report(arguments)
     elif arguments.command == "simulate":
         from qsmdl.cli.simulate import simulate
 

@@ -23,14 +23,18 @@ from qsmdl.cli.build import build_recipe, config_folder, plain
 from qsmdl.cli.errors import reported
 from qsmdl.cli.evaluate import evaluate
 from qsmdl.cli.progress import console, stage
+from qsmdl.cli.records import Earlier, Guard, begin_record, read_earlier
 from qsmdl.data.datamodule import PhantomData
 from qsmdl.data.inputs import Prior
 from qsmdl.data.recipe import Recipe
 from qsmdl.errors import InputError
 from qsmdl.interrupt import EXIT_INTERRUPTED
+from qsmdl.io.provenance import CARD_ENTRY, seal
 from qsmdl.io.weights import save_weights
+from qsmdl.networks.build import load_tensors
 from qsmdl.training.callbacks import DataWait, PlainProgress, SliceLogger, StopCleanly
 from qsmdl.training.module import QSMModule
+from qsmdl.training.records import MakeRecord, RecordKeeper
 from qsmdl.validation import check_settings
 
 MODULE_SETTINGS = (
@@ -79,13 +83,14 @@ def make_module(config: DictConfig) -> QSMModule:
     return module
 
 
-def make_callbacks(config: DictConfig, folder: Path) -> Callbacks:
-    """Stopping cleanly comes first: it must save before the averaged weights replace the current ones."""
+def make_callbacks(config: DictConfig, folder: Path, make_record: MakeRecord) -> Callbacks:
+    """Stopping cleanly comes first: it must save before the averaged weights replace the current ones. The record is sealed after averaging."""
     training = config.training
     stop, wait = StopCleanly(folder / "checkpoints" / "interrupted.ckpt"), DataWait(config.data.batch_size)
     everything: list[Callback] = [
         stop,
         EMAWeightAveraging(decay=training.ema_decay),
+        RecordKeeper(make_record),
         wait,
         SliceLogger(),
         LearningRateMonitor(logging_interval="step"),
@@ -152,10 +157,19 @@ def _check_resume(path: str | None) -> str | None:
     return path
 
 
+def _begin_with(module: QSMModule, earlier: Earlier) -> None:
+    if earlier.tensors is not None:
+        load_tensors(module.network, earlier.tensors)
+
+
 def fit(config: DictConfig, folder: Path) -> Path:
     """Train, and export the averaged weights; returns the exported file. Ends the process with status 130 after an interruption that was saved."""
-    resume = _check_resume(config.resume)
-    data, module, callbacks = make_data(config), make_module(config), make_callbacks(config, folder)
+    resume, guard = _check_resume(config.resume), Guard.of(config)
+    data, module = make_data(config), make_module(config)
+    earlier = read_earlier(resume, config.start_from, guard)
+    _begin_with(module, earlier)
+    make_record = begin_record(guard, data, plain(config.network), earlier)
+    callbacks = make_callbacks(config, folder, make_record)
     trainer = make_trainer(config, folder, callbacks.all)
     console.print(f"Training {module.network.n_parameters:,} weights for {config.training.n_steps} steps; TensorBoard: tensorboard --logdir {folder}")
     begun = time.monotonic()
@@ -176,7 +190,8 @@ def fit(config: DictConfig, folder: Path) -> Path:
         sys.exit(EXIT_INTERRUPTED)
     console.print(f"  {callbacks.wait.samples_per_s:.2f} patches/s, {100 * callbacks.wait.data_wait_share:.1f} % of the time waiting for data")
     path = folder / "weights.safetensors"
-    save_weights(path, module.network.state_dict(), make_card(config, data.recipe, trainer, time.monotonic() - begun))
+    card, tensors = make_card(config, data.recipe, trainer, time.monotonic() - begun), module.network.state_dict()
+    save_weights(path, tensors, card | {CARD_ENTRY: seal(make_record(trainer.global_step), tensors)})
     return path
 
 

@@ -1,6 +1,7 @@
 """The Lightning DataModule: a stream for training, fixed phantoms for validation."""
 
 import math
+from typing import Any
 
 import lightning
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from qsmdl.data.inputs import Prior, bounding_box
 from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
+from qsmdl.data.sources import generator_source, n_volumes_drawn
 from qsmdl.data.stream import PhantomStream, training_volume
 from qsmdl.errors import InputError
 from qsmdl.phantom.contrast import ContrastName
@@ -71,6 +73,15 @@ class PhantomData(lightning.LightningDataModule):
         self.recipe, self.prior, self.n_workers, self.seed = recipe, prior, n_workers, seed
         self.patch_size, self.batch_size, self.batches_per_volume, self.p_drop_weight = patch_size, batch_size, batches_per_volume, p_drop_weight
         self.validation = ValidationPhantoms(validation_recipe, prior, n_volumes=n_validation_volumes, seed=seed)
+
+    def sources(self, n_batches: int) -> list[dict[str, Any]]:
+        """What has been read after so many training batches, as entries of a training record: the stream and the validation phantoms."""
+        n_volumes = n_volumes_drawn(n_batches, n_lanes=max(self.n_workers, 1), batches_per_volume=self.batches_per_volume)
+        validation = self.validation
+        return [
+            generator_source(self.recipe, stream="train", seed=self.seed, n_volumes=n_volumes),
+            generator_source(validation.recipe, stream="validation", seed=validation.seed, n_volumes=validation.n_volumes, use="validation"),
+        ]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches from the step the trainer stands at."""

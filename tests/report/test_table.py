@@ -38,7 +38,8 @@ def printed(rows, width=160, terminal=True):
 def test_one_table_per_scan_and_one_of_means(rows):
     text = printed(rows)
     titles = [table.title.plain for table in make_tables(rows)]
-    assert titles == ["Sim1", "Sim2", "mean of Sim1, Sim2"]
+    basis = "(stage 1, dialect rc2, truth: release)"
+    assert titles == [f"Sim1 {basis}", f"Sim2 {basis}", f"mean of Sim1, Sim2 {basis}"]
     for metric in METRICS.values():
         assert metric.short in text
     assert "fine [unet]" in text  # square brackets are no markup
@@ -106,6 +107,7 @@ def test_csv_has_full_precision_and_empty_cells(tmp_path, rows):
     assert found[0]["rmse_detrend_v0"] == "1.5"
     assert found[1]["rmse_detrend_v0"] == ""
     assert found[2]["method"] == "fine [unet]"
+    assert (found[0]["dialect"], found[0]["convention"], found[0]["stage"], found[0]["kind"]) == ("rc2", "release", "1", "")
     with pytest.raises(InputError, match="--overwrite"):
         write_csv(rows, tmp_path / "rows.csv")
 
@@ -118,8 +120,24 @@ def test_rows_come_back_from_json(tmp_path, rows):
         write_rows(rows, tmp_path / "rows.json")
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", '[{"method": "tkd"}]'])
-def test_json_that_holds_no_rows_is_named(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{}", "is dict, not a list"), ("[1]", "row 1 is int"), ('[{"method": "tkd"}]', "row 1 lacks metrics, peak_bytes")],
+)
+def test_json_that_holds_no_rows_is_named(tmp_path, content, message):
     (tmp_path / "rows.json").write_text(content)
-    with pytest.raises(InputError, match=r"rows\.json does not hold rows of results"):
+    with pytest.raises(InputError, match=rf"rows\.json.*{message}"):
         read_rows(tmp_path / "rows.json")
+
+
+def test_dialects_stand_in_tables_of_their_own():
+    mixed = [row("a", "Sim1", 1.0), row("a", "Sim1", 2.0) | {"dialect": "corrected", "convention": "crop"}]
+    assert list(group_by_scan(mixed)) == ["Sim1 (stage 1, dialect rc2, truth: release)", "Sim1 (stage 1, dialect corrected, truth: crop)"]
+
+
+def test_networks_that_are_not_attested_are_marked_and_explained():
+    text = printed([row("a", "Sim1", 1.0) | {"attested": False}, row("b", "Sim1", 2.0) | {"attested": True}])
+    assert "a †" in text
+    assert "b †" not in text
+    assert "not attested" in text
+    assert "not attested" not in printed([row("b", "Sim1", 2.0) | {"attested": True}])

@@ -1,0 +1,134 @@
+"""What train.py records of a training and checks before it begins."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from qsmdl.challenge.guard import check_truths, read_truths
+from qsmdl.cli.build import plain
+from qsmdl.cli.progress import stage
+from qsmdl.data.datamodule import PhantomData
+from qsmdl.data.sources import PREVIEW_MM, preview_head
+from qsmdl.errors import InputError
+from qsmdl.io.fingerprint import Fingerprint, content_hash, volume_signature
+from qsmdl.io.provenance import CARD_ENTRY, Source, folder_source, make_record, seal_problem, volumes_of
+from qsmdl.io.weights import load_weights
+from qsmdl.networks.build import architecture_fingerprint
+from qsmdl.training.records import MakeRecord, checkpoint_tensors
+from qsmdl.validation import check_settings
+
+_UNREADABLE = (UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError, AttributeError, TypeError)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The config's `guard`.
+
+    folders: volumes that the training reads besides the generator's; releases: whose truths no training volume may hold; n_previews: heads of the
+    generator compared with them; allow_unattested: go on from checkpoints without a good record, which marks the new one.
+    """
+
+    folders: tuple[str, ...] = ()
+    releases: tuple[str, ...] = ()
+    n_previews: int = 2
+    allow_unattested: bool = False
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Guard":
+        """From a training's config. Raises InputError for settings that do not fit."""
+        settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain(config.guard).items()}
+        check_settings("guard", cls, settings)
+        guard = cls(**settings)
+        if guard.n_previews < 0:
+            raise InputError(f"guard.n_previews is {guard.n_previews}; it must be at least 0.")
+        return guard
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a training goes on from. record: of that checkpoint; problem: why it has no good one; tensors: weights to begin with, or None."""
+
+    record: Mapping[str, Any] | None = None
+    problem: str | None = None
+    tensors: Mapping[str, Tensor] | None = None
+
+
+def _checked(record: Any, tensors: Mapping[str, Tensor], start: Mapping[str, Tensor] | None = None) -> Earlier:
+    problem = "it carries no record of what it was trained on" if record is None else seal_problem(record, tensors)
+    return Earlier(record if problem is None else None, problem, start)
+
+
+def _of_checkpoint(path: str) -> Earlier:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return _checked(checkpoint.get(CARD_ENTRY), checkpoint_tensors(checkpoint))
+    except _UNREADABLE as error:
+        return Earlier(problem=f"it could not be read as a checkpoint of a run ({error})")
+
+
+def read_earlier(resume: str | None, start_from: str | None, guard: Guard) -> Earlier:
+    """The record of the checkpoint that a training goes on from (`resume`) or takes its first weights from (`start_from`).
+
+    Raises InputError: both are named, or the checkpoint has no good record and guard.allow_unattested is false.
+    """
+    if resume is not None and start_from is not None:
+        raise InputError(f"resume is {resume!r} and start_from {start_from!r}; name one: a run that is resumed already knows what it started from.")
+    if resume is not None:
+        earlier = _of_checkpoint(resume)
+    elif start_from is not None:
+        tensors, card = load_weights(start_from)
+        earlier = _checked(card.get(CARD_ENTRY), tensors, tensors)
+    else:
+        return Earlier()
+    if earlier.problem is not None and not guard.allow_unattested:
+        raise InputError(
+            f"{resume or start_from} may not be trained on: {earlier.problem}. Without its record nobody knows what the new weights have seen. Take "
+            "a checkpoint that train.py wrote, or go on with guard.allow_unattested=true, which marks the new record."
+        )
+    return earlier
+
+
+def _previews(data: PhantomData, n: int) -> list[Fingerprint]:
+    heads = [preview_head(data.recipe, stream="train", seed=data.seed, index=index) for index in range(n)]
+    return [
+        Fingerprint(f"generated head {i}", content_hash(h.chi_ppm), tuple(h.chi_ppm.shape), volume_signature(h.chi_ppm, (PREVIEW_MM,) * 3))
+        for i, h in enumerate(heads)
+    ]
+
+
+def _compare(guard: Guard, data: PhantomData, declared: Sequence[Fingerprint], earlier: Earlier) -> None:
+    before = volumes_of(earlier.record) if earlier.record is not None else []
+    truths = read_truths(guard.releases)
+    check_truths([*declared, *before, *_previews(data, guard.n_previews)], truths, trained="this training")
+
+
+def begin_record(guard: Guard, data: PhantomData, network: Mapping[str, Any], earlier: Earlier) -> MakeRecord:
+    """Fingerprints the declared folders, compares all training volumes with the truths of the named releases, and returns what makes the record.
+
+    Raises InputError: a folder or release that is not there, or a training volume that agrees with a truth.
+    """
+    folders: list[tuple[Source, list[Fingerprint]]] = [folder_source(Path(folder)) for folder in guard.folders]
+    declared = [fingerprint for _, found in folders for fingerprint in found]
+    if guard.releases:
+        with stage(f"Comparing training volumes with the truths of {', '.join(guard.releases)}"):
+            _compare(guard, data, declared, earlier)
+    architecture = architecture_fingerprint(network)
+
+    def make(n_steps: int) -> dict[str, Any]:
+        sources = [*data.sources(n_steps), *(source for source, _ in folders)]
+        return make_record(
+            sources,
+            architecture=architecture,
+            fingerprints=declared,
+            n_steps=n_steps,
+            earlier=earlier.record,
+            earlier_problem=earlier.problem,
+        )
+
+    return make
