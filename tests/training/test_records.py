@@ -81,7 +81,9 @@ def test_a_run_that_starts_from_weights_carries_their_record(run, tmp_path):
     tensors, after = load_weights(path)
     assert check_record(after, tensors).clean
     assert links_of(after["record"])[0]["seal"] == card["record"]["seal"]
-    assert all(torch.allclose(tensors[name], before[name], atol=1e-6) for name in before)
+    trained = [name for name in before if "running_" not in name and "num_batches" not in name]  # batch norm's statistics move without learning
+    assert len(trained) > 5
+    assert all(torch.allclose(tensors[name], before[name], atol=1e-6) for name in trained)
 
 
 REMEDY = r"may not be trained on: .*guard\.allow_unattested=true"
