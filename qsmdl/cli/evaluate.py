@@ -1,7 +1,8 @@
 """python evaluate.py: methods times scans, scored, drawn and tabulated."""
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,30 @@ def evaluate(config: DictConfig, folder: Path) -> list[Row]:
     return rows
 
 
+def as_overrides(words: Sequence[str]) -> list[str]:
+    """Command-line words with the two options that other commands spell with dashes turned into the overrides that Hydra knows: --allow-unattested
+    and --dialect NAME (or --dialect=NAME).
+    """
+    rest, translated = iter(words), []
+    for word in rest:
+        if word == "--allow-unattested":
+            translated.append("allow_unattested=true")
+        elif word == "--dialect":
+            translated.append(f"dialect={next(rest, '')}")
+        elif word.startswith("--dialect="):
+            translated.append(word.removeprefix("--"))
+        else:
+            translated.append(word)
+    return translated
+
+
 @hydra.main(version_base=None, config_path=os.fspath(config_folder()), config_name="evaluate")
-def main(config: DictConfig) -> Any:
-    """Entry point of evaluate.py."""
+def _run(config: DictConfig) -> Any:
     with reported():
         return evaluate(config, Path(HydraConfig.get().runtime.output_dir)) and None
+
+
+def main() -> None:
+    """Entry point of evaluate.py."""
+    sys.argv[1:] = as_overrides(sys.argv[1:])
+    _run()

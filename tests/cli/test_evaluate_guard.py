@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from qsmdl.cli.build import config_folder
-from qsmdl.cli.evaluate import evaluate
+from qsmdl.cli.evaluate import as_overrides, evaluate
 from qsmdl.errors import InputError
 from qsmdl.io.nifti import write_volume
 from qsmdl.io.provenance import folder_source, make_record, seal
@@ -66,3 +66,9 @@ def test_a_truth_in_training_stops_before_scoring(tmp_path, weights, release, sa
     with pytest.raises(InputError, match=r"volumes of unet: train/x\.nii shows the content of the truth Head"):
         evaluate(config, tmp_path / "out")
     assert not (tmp_path / "out" / "rows.json").exists()
+
+
+def test_options_with_dashes_become_overrides():
+    words = ["stage=1", "--allow-unattested", "--dialect", "corrected", "--cfg", "job"]
+    assert as_overrides(words) == ["stage=1", "allow_unattested=true", "dialect=corrected", "--cfg", "job"]
+    assert as_overrides(["--dialect=qsm-ci"]) == ["dialect=qsm-ci"]
