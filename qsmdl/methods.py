@@ -1,19 +1,20 @@
 """Everything that is compared, behind one face: solver, network, and FINE on top of a network.
 
-A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Three keywords are not settings but are handed over where
-a method asks for them: `scan` (all echoes), `on_step` (called with step and value, for progress) and `state_path` (where an interrupted method saves
-what it needs to go on).
+A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Four keywords are not settings but are handed over where
+a method asks for them: `scan` (all echoes), `orientations` (field maps of the same head at other orientations to B0, on the same grid), `on_step`
+(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on).
 """
 
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
+from qsmdl.about import About, MethodKind, about, about_of
 from qsmdl.adaptation.fidelity import echo_fidelity, field_fidelity
 from qsmdl.adaptation.fine import FineInterrupted, FineSettings, FineState, FineStep, fine_tune
 from qsmdl.data.inputs import Prior, paste, prepare_inputs
@@ -28,9 +29,7 @@ SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "quick.safetensors"
 """The small network that comes with the package; its card says what it was trained on."""
 
 OnStep = Callable[[int, float], None]
-MethodKind = Literal["direct", "iterative", "deep learning"]
-"""The challenge's types of algorithm."""
-CONTEXT = ("scan", "on_step", "state_path")
+CONTEXT = ("scan", "orientations", "on_step", "state_path")
 
 
 class Method:
@@ -51,18 +50,14 @@ class Method:
         return Method(self.name, self.function, **{**self.settings, **settings})
 
     @property
+    def about(self) -> About:
+        """What the function says of itself (`about.about`)."""
+        return about_of(self.function)
+
+    @property
     def kind(self) -> MethodKind:
-        """The type of algorithm: what the function says of itself (an attribute `kind`), else a network where it takes a checkpoint, and a direct
-        inversion where it lives in `qsmdl.solvers.direct`.
-        """
-        declared: MethodKind | None = getattr(self.function, "kind", None)
-        if declared is not None:
-            if declared not in get_args(MethodKind):
-                raise InputError(f"{self.name} declares the kind {declared!r}; it must be one of {', '.join(get_args(MethodKind))}.")
-            return declared
-        if "checkpoint" in self.accepts:
-            return "deep learning"
-        return "direct" if self.function.__module__ == "qsmdl.solvers.direct" else "iterative"
+        """The challenge's type of algorithm."""
+        return self.about.kind
 
     @property
     def weights_path(self) -> Path | None:
@@ -77,9 +72,17 @@ class Method:
         """Whether progress can be shown."""
         return "on_step" in self.accepts
 
-    def __call__(self, field: FieldMap, scan: Scan | None = None, *, on_step: OnStep | None = None, state_path: Path | None = None) -> ChiMap:
+    def __call__(
+        self,
+        field: FieldMap,
+        scan: Scan | None = None,
+        *,
+        orientations: Sequence[FieldMap] = (),
+        on_step: OnStep | None = None,
+        state_path: Path | None = None,
+    ) -> ChiMap:
         """The susceptibility map of a field."""
-        context = {"scan": scan, "on_step": on_step, "state_path": state_path}
+        context = {"scan": scan, "orientations": orientations, "on_step": on_step, "state_path": state_path}
         return self.function(field, **self.settings, **{k: v for k, v in context.items() if k in self.accepts})
 
 
@@ -102,6 +105,7 @@ def load_network(checkpoint: str | Path | None) -> tuple[PpmAdapter, Prior, Mapp
     return network.eval(), prior, card
 
 
+@about(kind="deep learning", reference="Ronneberger et al. 2015; Yoon et al., QSMnet, NeuroImage 2018")
 @torch.no_grad()
 def unet(field: FieldMap, *, checkpoint: str | Path | None = None) -> ChiMap:
     """One pass of a trained network over the whole volume (the mask's bounding box).
@@ -115,6 +119,7 @@ def unet(field: FieldMap, *, checkpoint: str | Path | None = None) -> ChiMap:
     return ChiMap(field.geometry, paste(network(*inputs.arguments), inputs, field), field.mask, Outcome(1, "one pass", 0.0))
 
 
+@about(kind="deep learning", input="all echoes", reference="Zhang et al., FINE, NeuroImage 2020")
 def fine(
     field: FieldMap,
     *,

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -61,3 +62,17 @@ def check_settings(name: str, function: Callable[..., Any], settings: Mapping[st
             raise InputError(f"{name} has no setting {key!r}{did_you_mean(key, parameters)} It has: {', '.join(parameters)}.")
         if key in hints and not _fits(value, hints[key]):
             raise InputError(f"{name}.{key} is {value!r} ({type(value).__name__}), but must be {_wording(hints[key])}.")
+
+
+def check_positive(**settings: float) -> None:
+    """Raises InputError for a setting that is not a positive finite number."""
+    for name, value in settings.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value}; it must be positive and finite.")
+
+
+def check_not_negative(**settings: float) -> None:
+    """Raises InputError for a setting that is negative or not finite."""
+    for name, value in settings.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{name} is {value}; it must be at least 0 and finite.")

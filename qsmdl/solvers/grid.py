@@ -12,6 +12,9 @@ from qsmdl.physics.fourier import fast_shape
 from qsmdl.physics.unwrap import mask_box
 from qsmdl.scan import ChiMap, FieldMap, Outcome
 
+PADDING = 1.25
+"""The working grid's size over that of the mask's bounding box."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class WorkingGrid:

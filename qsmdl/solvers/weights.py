@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.physics.derivatives import Gradient
 from qsmdl.scan import FieldMap
 
 Weighting = Literal["noise", "uniform"]
@@ -22,3 +23,45 @@ def data_weight(field: FieldMap, weighting: Weighting = "noise") -> Tensor:
         raise InputError(f"weighting is {weighting!r}; it must be 'noise' or 'uniform'.")
     weight = torch.where(field.mask, field.weight if weighting == "noise" else 1.0, 0.0).to(field.field_ppm.dtype)
     return weight / weight[field.mask].mean()
+
+
+def edge_mask(volume: Tensor, mask: Tensor, gradient: Gradient, *, share: float = 0.3) -> Tensor:
+    """1 where the gradient of `volume` is small and 0 at its strongest edges, [3, x, y, z] (Liu et al., Magn Reson Med 2012, MEDI).
+
+    volume, usually a magnitude, and mask (bool) are [x, y, z] on the solver's grid; share of the 3 n components of the n voxels of the mask that are
+    edges: 0.3 is what the MEDI toolbox means by 90 % (of voxels). A quota marks noise where the magnitude has no contrast.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"share is {share}; the share of components that are edges must be at least 0 and below 1.")
+    strength = gradient.apply_forward(volume * mask).abs()
+    n_edges = round(share * 3 * int(mask.sum()))
+    if n_edges == 0:
+        return torch.ones_like(strength)
+    threshold = strength.flatten().kthvalue(strength.numel() - n_edges).values
+    return (strength <= threshold).to(volume.dtype)
+
+
+def soft_edge_weight(volume: Tensor, mask: Tensor, gradient: Gradient, *, floor: float = 0.5) -> Tensor:
+    """R = mean |G_i v| / max(|G_i v|, floor * mean) per component, [3, x, y, z], scaled to a maximum of 1: small at edges, so that total variation
+    spares them (the regularisation weight of FANSI; Milovic et al., Magn Reson Med 2018).
+
+    The mean is taken over the mask. volume, usually a magnitude or an R2* map, is [x, y, z] on the solver's grid. Outside the mask R is 1.
+    """
+    if not floor > 0:
+        raise InputError(f"floor is {floor}; it must be positive, or flat regions would have an infinite weight.")
+    strength = gradient.apply_forward(volume * mask).abs()
+    mean = strength[:, mask].mean().clamp(min=torch.finfo(volume.dtype).tiny)
+    weight = floor * mean / strength.clamp(min=float(floor * mean))
+    return torch.where(mask, weight, 1.0)
+
+
+def reject_outliers(weight: Tensor, residual: Tensor, *, factor: float = 6.0, power: float = 2.0) -> Tensor:
+    """The weight with misfitting voxels turned down, rescaled to its mean before (MERIT, model error reduction through iterative tuning; Liu et al.,
+    Magn Reson Med 2013).
+
+    weight, residual (real or complex, weighted): [voxel]. With q = |r - mean r| / (factor std r): w / q^power where q > 1.
+    """
+    centred = (residual - residual.mean()).abs()
+    q = centred / (factor * centred.square().mean().sqrt()).clamp(min=torch.finfo(weight.dtype).tiny)
+    tuned = weight / q.clamp(min=1.0) ** power
+    return tuned * (weight.mean() / tuned.mean())

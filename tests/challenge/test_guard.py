@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from qsmdl.about import About
 from qsmdl.challenge.guard import admit, check_record, check_truths, find_hits, read_truths
 from qsmdl.data.datamodule import PhantomData
 from qsmdl.data.inputs import Prior
@@ -143,7 +144,7 @@ def test_a_network_that_shows_no_weights_is_refused():
     def mystery(field):
         return field
 
-    mystery.kind = "deep learning"
+    mystery.about = About(kind="deep learning")
     with pytest.raises(InputError, match="no weights file"):
         admit([Method("mystery", mystery)])
 

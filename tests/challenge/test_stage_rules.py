@@ -8,6 +8,7 @@ import torch
 from small_releases import STAGE_1, STAGE_2, with_calcification, write_scans
 from staged_runs import TKD, TV, plan, run
 
+from qsmdl.about import about
 from qsmdl.challenge.choosing import TuningSettings, choose, levels, make_objective, settings_by_scan
 from qsmdl.challenge.maps import MapStore
 from qsmdl.challenge.release import find_scans
@@ -142,8 +143,6 @@ def test_a_function_may_declare_its_kind():
         return None
 
     assert Method("own", own).kind == "iterative"
-    own.kind = "direct"
-    assert Method("own", own).kind == "direct"
-    own.kind = "magic"
-    with pytest.raises(InputError, match="declares the kind 'magic'"):
-        _ = Method("own", own).kind
+    assert Method("own", about(kind="direct", reference="Own et al. 2026")(own)).kind == "direct"
+    with pytest.raises(InputError, match="kind is 'magic'"):
+        about(kind="magic")
