@@ -2,7 +2,8 @@
 
 A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Four keywords are not settings but are handed over where
 a method asks for them: `scan` (all echoes), `orientations` (field maps of the same head at other orientations to B0, on the same grid), `on_step`
-(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on).
+(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Three settings are not the
+function's but every method's: `unring`, `select` and `select_candidates` (`poststeps`).
 """
 
 import functools
@@ -22,6 +23,8 @@ from qsmdl.errors import InputError
 from qsmdl.io.weights import load_weights, save_weights
 from qsmdl.networks.build import build_network, load_tensors
 from qsmdl.networks.scaling import PpmAdapter
+from qsmdl.plausible import check_local_field
+from qsmdl.poststeps import POST_STEPS, PostSteps, run_with_steps
 from qsmdl.scan import ChiMap, FieldMap, Outcome, Scan
 from qsmdl.validation import check_settings
 
@@ -38,7 +41,16 @@ class Method:
     def __init__(self, name: str, function: Callable[..., ChiMap], **settings: Any) -> None:
         self.name, self.function, self.settings = name, function, settings
         self.accepts = frozenset(inspect.signature(function).parameters)
-        check_settings(name, function, settings)
+        taken = sorted(self.accepts & set(POST_STEPS))
+        if taken:
+            raise InputError(f"The function of {name} has a keyword {taken[0]!r}, which is a setting of every method. Call the keyword otherwise.")
+        if self.about.parameter and self.about.parameter not in self.accepts:
+            raise InputError(f"{name} is said to have the parameter {self.about.parameter!r}, but its function has no such keyword. Correct @about.")
+        self._own = {key: value for key, value in settings.items() if key not in POST_STEPS}
+        check_settings(name, function, self._own)
+        self.steps = PostSteps.of(name, settings, self.about)
+        for candidate in self.steps.select_candidates or ():
+            check_settings(f"{name}.select_candidates", function, {self.about.parameter: candidate})
 
     @classmethod
     def from_partial(cls, name: str, built: "functools.partial[ChiMap]") -> "Method":
@@ -58,6 +70,14 @@ class Method:
     def kind(self) -> MethodKind:
         """The challenge's type of algorithm."""
         return self.about.kind
+
+    @property
+    def parameter_value(self) -> Any:
+        """The setting that `select` varies, as configured; None for a method without one."""
+        name = self.about.parameter
+        if not name:
+            return None
+        return self.settings[name] if name in self.settings else inspect.signature(self.function).parameters[name].default
 
     @property
     def weights_path(self) -> Path | None:
@@ -81,9 +101,19 @@ class Method:
         on_step: OnStep | None = None,
         state_path: Path | None = None,
     ) -> ChiMap:
-        """The susceptibility map of a field."""
+        """The susceptibility map of a field, with what of `unring` and `select` is switched on.
+
+        Raises InputError for a field that cannot be local, unless the method works from wrapped phase.
+        """
+        if field.kind == "local" and self.about.input != "wrapped phase":
+            check_local_field(field.field_ppm[field.mask], f"The field map of {field.name!r}")
         context = {"scan": scan, "orientations": orientations, "on_step": on_step, "state_path": state_path}
-        return self.function(field, **self.settings, **{k: v for k, v in context.items() if k in self.accepts})
+        handed = {k: v for k, v in context.items() if k in self.accepts}
+
+        def run(**changed: Any) -> ChiMap:
+            return self.function(field, **{**self._own, **changed}, **handed)
+
+        return run_with_steps(run, field, self.steps, self.about.parameter, self.parameter_value)
 
 
 def load_network(checkpoint: str | Path | None) -> tuple[PpmAdapter, Prior, Mapping[str, Any]]:

@@ -11,10 +11,20 @@ from qsmdl import __version__
 from qsmdl.challenge.release import ReleaseScan, check_truth, find_scans
 from qsmdl.challenge.run import Case
 from qsmdl.challenge.truth import read_truth
-from qsmdl.data.recipe import Recipe, VolumeParams, draw_volume, render_volume, volume_seed
+from qsmdl.data.recipe import (
+    MAX_ORIENTATIONS,
+    Recipe,
+    VolumeParams,
+    draw_volume,
+    orientations_of,
+    render_phantom,
+    scan_phantom,
+    turned,
+    volume_seed,
+)
 from qsmdl.errors import InputError
 from qsmdl.io.files import read_json
-from qsmdl.io.rc2 import header_source, read_scan, write_release
+from qsmdl.io.rc2 import header_source, read_orientations, read_scan, write_release
 from qsmdl.phantom.contrast import ContrastName
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import LABELS, FieldMap, Scan
@@ -48,21 +58,34 @@ def _builtin_recipe(n_pairs: int, voxel_size_mm: float, peak_snr: float) -> Reci
     return Recipe(contrast="sim1", voxel_size_mm=(voxel_size_mm, voxel_size_mm), peak_snr=(peak_snr, peak_snr))
 
 
-def builtin_cases(*, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: float = 100.0, field: FieldSource = "fit", seed: int = 0) -> list[Case]:
-    """Held-out built-in phantoms: each head as Sim1 and as Sim2, drawn from the "test" stream, which no training sees."""
+def builtin_cases(
+    *,
+    n_pairs: int = 1,
+    voxel_size_mm: float = 1.6,
+    peak_snr: float = 100.0,
+    n_orientations: int = 1,
+    field: FieldSource = "fit",
+    seed: int = 0,
+) -> list[Case]:
+    """Held-out built-in phantoms: each head as Sim1 and as Sim2, drawn from the "test" stream, which no training sees.
+
+    n_orientations: of each head to B0, the first along z (`recipe.orientations_of`); more than one is what COSMOS needs.
+    """
     recipe = _builtin_recipe(n_pairs, voxel_size_mm, peak_snr)
     cases = []
     for index in range(n_pairs):
         for contrast in CHALLENGE_CONTRASTS:
             name = contrast.capitalize() + ("" if n_pairs == 1 else f"_{index}")
             params = draw_volume(recipe, volume_seed("test", seed, index), contrast=contrast, name=name)
-            scan, truth = render_volume(recipe, params)
-            cases.append(Case(name, field_of(scan, field), scan, truth))
+            phantom = render_phantom(recipe, params)
+            scan, truth = scan_phantom(recipe, params, phantom)
+            others = [scan_phantom(recipe, other, turned(phantom, other))[0] for other in orientations_of(params, n_orientations)[1:]]
+            cases.append(Case(name, field_of(scan, field), scan, truth, orientations=tuple(field_of(other, field) for other in others)))
     return cases
 
 
 def write_builtin_release(
-    root: Path, *, stage: int, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: float = 100.0, seed: int = 0
+    root: Path, *, stage: int, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: float = 100.0, n_orientations: int = 1, seed: int = 0
 ) -> None:
     """Writes the heads of `builtin_cases` as a release: Sim1 and Sim2 for stage 1, Sim1Snr1 to Sim2Snr2 for stage 2.
 
@@ -75,28 +98,35 @@ def write_builtin_release(
             for contrast in CHALLENGE_CONTRASTS:
                 name = contrast.capitalize() + (f"Snr{level + 1}" if stage == 2 else "") + ("" if n_pairs == 1 else f"_{index}")
                 params = draw_volume(recipe, volume_seed("test", seed, index), contrast=contrast, name=name)
-                _write_once(root / name, recipe, dataclasses.replace(params, noise_seed=params.noise_seed + level))
+                # Noise of its own, also beside that of the orientations of the other level.
+                _write_once(root / name, recipe, dataclasses.replace(params, noise_seed=params.noise_seed + level * MAX_ORIENTATIONS), n_orientations)
 
 
-def _write_once(folder: Path, recipe: Recipe, params: VolumeParams) -> None:
+def _write_once(folder: Path, recipe: Recipe, params: VolumeParams, n_orientations: int) -> None:
+    turns = orientations_of(params, n_orientations)[1:]
     made_by: dict[str, Any] = {"qsmdl_version": __version__, "volume": dataclasses.asdict(params), "recipe": recipe.to_plain()}
+    if turns:
+        made_by["orientations"] = [dataclasses.asdict(turn) for turn in turns]
     if folder.exists():
         if read_json(folder / "recipe.json") != json.loads(json.dumps(made_by)):
             raise InputError(f"{folder} was simulated with other settings (see its recipe.json). Choose another hydra.run.dir.")
         return
-    scan, truth = render_volume(recipe, params)
+    phantom = render_phantom(recipe, params)
+    scan, truth = scan_phantom(recipe, params, phantom)
     if params.contrast == "sim2" and not bool((truth.labels == LABELS["calcification"]).any()):
         raise InputError(
             f"At {params.voxel_size_mm[0]:g} mm the calcification of {folder.name} falls between the voxels, but two of the challenge's metrics "
             "need it. Lower data.voxel_size_mm, or change the seed."
         )
-    write_release(folder, scan, truth, recipe=made_by)
+    others = [scan_phantom(recipe, turn, turned(phantom, turn))[0] for turn in turns]
+    write_release(folder, scan, truth, orientations=others, recipe=made_by)
 
 
 def read_case(scan: ReleaseScan, *, field: FieldSource = "fit", gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA) -> Case:
     """One scan of a release with its field map, without truth."""
     echoes = read_scan(scan.folder, gamma_mhz_per_tesla=gamma_mhz_per_tesla)
-    return Case(scan.name, field_of(echoes, field), echoes, None, header_source(scan.folder))
+    others = read_orientations(scan.folder, gamma_mhz_per_tesla=gamma_mhz_per_tesla)
+    return Case(scan.name, field_of(echoes, field), echoes, None, header_source(scan.folder), tuple(field_of(other, field) for other in others))
 
 
 def release_cases(
@@ -126,10 +156,13 @@ def scan_cases(
     n_pairs: int = 1,
     voxel_size_mm: float = 1.6,
     peak_snr: float = 100.0,
+    n_orientations: int = 1,
     field: FieldSource = "fit",
     seed: int = 0,
 ) -> list[Case]:
     """The scans of a release where `root` names one (`release_cases`), else the built-in phantoms (`builtin_cases`)."""
     if root is None:
-        return builtin_cases(n_pairs=n_pairs, voxel_size_mm=voxel_size_mm, peak_snr=peak_snr, field=field, seed=seed)
+        return builtin_cases(
+            n_pairs=n_pairs, voxel_size_mm=voxel_size_mm, peak_snr=peak_snr, n_orientations=n_orientations, field=field, seed=seed
+        )
     return release_cases(root=root, scans=scans, field=field, gamma_mhz_per_tesla=gamma_mhz_per_tesla)

@@ -87,7 +87,7 @@ def check_search_spaces(plan: Plan, search: Search) -> None:
 
 
 def _score(method: Method, case: Case, truth: Truth, on_step: Callable[[int, float], None]) -> float:
-    chi = method(case.field, case.scan, on_step=on_step).chi_ppm.detach().cpu().numpy().astype(np.float64)
+    chi = method(case.field, case.scan, orientations=case.orientations, on_step=on_step).chi_ppm.detach().cpu().numpy().astype(np.float64)
     value = nrmse(np.nan_to_num(chi, nan=0.0, posinf=0.0, neginf=0.0), truth.chi_ppm.numpy().astype(np.float64), truth.mask.numpy())
     if value is None:
         raise InputError(f"The NRMSE of {case.name} is undefined: the truth is constant in the mask.")

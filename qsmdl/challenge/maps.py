@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from qsmdl.errors import InputError
 from qsmdl.io.files import read_json, write_json
 from qsmdl.io.nifti import read_volume, write_volume
 from qsmdl.methods import Method
-from qsmdl.scan import ChiMap
+from qsmdl.scan import ChiMap, Choice
 
 MAPS = "maps"
 
@@ -75,10 +75,12 @@ def check_unchanged(path: Path, before: Any, now: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class StoredMap:
-    """A map that is on disk: its row without metrics, and its curve for plots."""
+    """A map that is on disk: its row without metrics, its curve for plots, the setting that was chosen for it, and how many steps it took."""
 
     row: Row
     curve: tuple[float, ...]
+    choice: Choice | None = None
+    n_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,10 @@ class MapStore:
         check_unchanged(note_path, note.get("made_from"), made_from)
         if note.get("sha256") != file_digest(path):
             raise InputError(f"{path} is not the file that this run wrote: its hash differs from that in {note_path}. Remove it to make it again.")
-        return StoredMap(cast(Row, note["row"]), tuple(float(value) for value in note["curve"]))
+        told: dict[str, Any] | None = note.get("choice")
+        choice = None if told is None else Choice(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
+        n_steps = int(note.get("outcome", {}).get("n_steps", 0))
+        return StoredMap(cast(Row, note["row"]), tuple(float(value) for value in note["curve"]), choice, n_steps)
 
     def keep(self, chi: ChiMap, row: Row, case: Case, made_from: Mapping[str, Any]) -> StoredMap:
         """Write a map and then its note."""
@@ -113,9 +118,11 @@ class MapStore:
         write_volume(path, chi.chi_ppm, affine=geometry.affine, voxel_size_mm=geometry.voxel_size_mm, like=case.header_source, overwrite=True)
         curve = chi.outcome.curve if all(math.isfinite(value) for value in chi.outcome.curve) else ()
         outcome = {"n_steps": chi.outcome.n_steps, "stopped": chi.outcome.stopped, "residual": _finite(chi.outcome.residual)}
-        note = {"made_from": dict(made_from), "sha256": file_digest(path), "row": row, "outcome": outcome, "curve": list(curve), "units": "ppm"}
+        choice = None if chi.outcome.choice is None else asdict(chi.outcome.choice)
+        told = {"row": row, "outcome": outcome, "choice": choice, "curve": list(curve), "units": "ppm"}
+        note = {"made_from": dict(made_from), "sha256": file_digest(path), **told}
         write_json(self._note_path(case.name, row["method"]), note, overwrite=True)
-        return StoredMap(row, curve)
+        return StoredMap(row, curve, chi.outcome.choice, chi.outcome.n_steps)
 
     def read(self, scan: str, method: str) -> Tensor:
         """The map [x, y, z] in ppm as it lies on disk."""

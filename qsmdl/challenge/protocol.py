@@ -22,7 +22,8 @@ class Row(TypedDict):
     dialect: how the metrics were computed ("rc2" where absent); convention: which truth they compare with ("release" where absent: the one handed
     out with the scan); kind: type of algorithm; attested: whether the training record of a network is known and clean (None: not a network);
     stage: of the challenge's protocol, 1 or 2 (where absent, the scan's name tells: `stage_of`); data: any text that identifies the scan, such as
-    a fingerprint of its truth, so that two scans of one name are not mistaken for each other.
+    a fingerprint of its truth, so that two scans of one name are not mistaken for each other; chosen: the setting that was chosen without truth for
+    this scan, and by which rule.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Row(TypedDict):
     attested: NotRequired[bool | None]
     stage: NotRequired[int]
     data: NotRequired[str]
+    chosen: NotRequired[str]
 
 
 class ScanName(NamedTuple):
@@ -124,6 +126,8 @@ def mean_row(rows: Sequence[Row]) -> Row:
     }
     if "kind" in first:
         mean["kind"] = first["kind"]
+    if any("chosen" in row for row in rows):
+        mean["chosen"] = "; ".join(dict.fromkeys(row["chosen"] for row in rows if "chosen" in row))
     stage = stage_of(first)
     if stage is not None:
         mean["stage"] = stage

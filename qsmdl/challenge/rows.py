@@ -37,6 +37,7 @@ _RULES = {
     "attested": (lambda value: value is None or isinstance(value, bool), "true, false or null"),
     "stage": (lambda value: _is_count(value) and value in (1, 2), "1 or 2"),
     "data": (lambda value: isinstance(value, str), "a text"),
+    "chosen": (lambda value: isinstance(value, str), "a text"),
 }
 
 

@@ -16,7 +16,7 @@ from qsmdl.methods import Method
 from qsmdl.networks.build import architecture_fingerprint
 
 RULES = {
-    1: "no truth is opened before every map is written; one setting of each method for all scans",
+    1: "no truth is opened before every map is written; one setting of each method, or one rule for choosing it (`select`), for all scans",
     2: "direct and iterative methods are tuned against the truth, with the same number of trials each; networks keep the architecture of stage 1, "
     "and of them only the schedule of the fit at test time is tuned",
 }

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 @dataclass(frozen=True, eq=False)
 class Case:
     """One scan to reconstruct: its field map, its echoes if there are any, and the truth if it is known. header_source: the file whose header maps
-    keep.
+    keep; orientations: field maps of the same head at other orientations to B0, on the same grid.
     """
 
     name: str
@@ -31,6 +31,12 @@ class Case:
     scan: Scan | None = None
     truth: Truth | None = None
     header_source: Path | None = None
+    orientations: tuple[FieldMap, ...] = ()
+
+    def to(self, device: torch.device | str) -> "Case":
+        """The same case on a device; the truth, which no method sees, stays where it is."""
+        scan, others = None if self.scan is None else self.scan.to(device), tuple(other.to(device) for other in self.orientations)
+        return replace(self, field=self.field.to(device), scan=scan, orientations=others)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def reconstruct(
     """One method on one case: the map and its row, without metrics. No truth is looked at."""
     torch.manual_seed(seed)
     memory, started = PeakMemory(case.field.field_ppm.device), time.perf_counter()
-    chi = method(case.field, case.scan, on_step=on_step, state_path=state_path)
+    chi = method(case.field, case.scan, orientations=case.orientations, on_step=on_step, state_path=state_path)
     if chi.chi_ppm.is_cuda:
         torch.cuda.synchronize()
     row: Row = {
@@ -92,6 +98,8 @@ def reconstruct(
         "kind": method.kind,
         "attested": None,
     }
+    if chi.outcome.choice is not None:
+        row["chosen"] = str(chi.outcome.choice)
     return chi, row
 
 

@@ -87,6 +87,9 @@ def content_of(case: Case) -> str:
     scan, geometry = case.scan, case.field.geometry
     tensors = [case.field.mask, case.field.field_ppm] + ([] if scan is None else [scan.magnitude, scan.phase_rad])
     numbers = [geometry.voxel_size_mm, geometry.b0_direction, geometry.b0_tesla, () if scan is None else scan.echo_times_s]
+    for other in case.orientations:
+        tensors += [other.mask, other.field_ppm]
+        numbers.append(other.geometry.b0_direction)
     return f"{digest_of(*tensors)} {numbers}"
 
 
@@ -141,7 +144,13 @@ def _reconstruct_one(plan: Plan, method: Method, case: Case, store: MapStore, so
 
 
 def _row_notes(sealed: Sealed) -> list[dict[str, Any]]:
-    return [{"scan": scan, "method": method, "settings": dict(sealed.settings[scan, method])} for scan, method in sealed.maps]
+    notes = []
+    for (scan, method), stored in sealed.maps.items():
+        note: dict[str, Any] = {"scan": scan, "method": method, "settings": dict(sealed.settings[scan, method])}
+        if stored.choice is not None:
+            note |= {"chosen": {stored.choice.parameter: stored.choice.value}, "chosen_by": stored.choice.rule}
+        notes.append(note)
+    return notes
 
 
 def read_truths(plan: Plan) -> dict[str, Truth]:

@@ -21,7 +21,6 @@ from qsmdl.challenge.maps import check_unchanged
 from qsmdl.challenge.rules import check_search
 from qsmdl.errors import InputError
 from qsmdl.methods import Method
-from qsmdl.validation import check_settings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -103,10 +102,15 @@ def make_space(method: Method, search: Mapping[str, Any]) -> Space:
     if not isinstance(search, Mapping):
         raise InputError(f"search.{method.name} is {search!r}, but must hold settings, each with low and high, or choices.")
     check_search(method, list(search))
+    if method.steps.select is not None and method.about.parameter in search:
+        raise InputError(
+            f"method.{method.name}.select is {method.steps.select!r}, which chooses {method.about.parameter} without truth, but search.{method.name} "
+            "would tune it against the truth. Set select to null, or take the method out of search."
+        )
     space = {name: _distribution(f"{method.name}.{name}", entry) for name, entry in search.items()}
     for name, distribution in space.items():
         for value in _extremes(distribution):
-            check_settings(f"search.{method.name}", method.function, {name: value})
+            method.with_settings({name: value})
         if name not in method.settings or not _contains(distribution, method.settings[name]):
             raise InputError(
                 f"method.{method.name}.{name} is {method.settings.get(name)!r}, which search.{method.name}.{name} ({_words(distribution)}) does not "

@@ -1,9 +1,10 @@
 """From YAML to objects."""
 
 import functools
+import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -11,22 +12,15 @@ from hydra.errors import HydraException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from qsmdl.about import about_of
+from qsmdl.cli.catalogue import ALL, check_method, config_folder, load_function, method_files, read_yaml, search_space
 from qsmdl.data.recipe import Recipe
 from qsmdl.errors import InputError
 from qsmdl.methods import Method
+from qsmdl.poststeps import POST_STEPS, default_candidates
 from qsmdl.validation import check_settings, did_you_mean
 
-
-def config_folder() -> Path:
-    """The folder of the YAML files: inside the installed package, or at the top of a clone."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
-def method_names() -> list[str]:
-    """The methods that there is a YAML for."""
-    return sorted(p.stem for p in (config_folder() / "method").glob("*.yaml"))
+_POST_STEP = re.compile(rf"method\.\w+\.({'|'.join(POST_STEPS)})=")
 
 
 def plain(config: Any) -> Any:
@@ -45,15 +39,40 @@ def call(name: str, config: DictConfig, **arguments: Any) -> Any:
     return _target(config)(**settings, **arguments)
 
 
-def build_method(name: str, config: DictConfig) -> Method:
-    """A method from its YAML: `_target_` and keywords."""
-    partial: functools.partial[Any] = instantiate(config, _partial_=True, _convert_="all")
-    return Method.from_partial(name, partial)
+def build_method(name: str, config: DictConfig, search: Mapping[str, Any] | None = None) -> Method:
+    """A method from its YAML: `_target_`, keywords, and what any method may have done around it (`poststeps`).
+
+    search: the bounds within which `select` may choose; None takes those of `configs/search`.
+    """
+    partial: functools.partial[Any] = _partial(name, config)
+    method = Method.from_partial(name, partial)
+    if method.steps.select is None or method.steps.select_candidates is not None:
+        return method
+    low, high = _bounds((search_space(name) if search is None else search).get(method.about.parameter))
+    # Listed among the settings, so that they are told with the map.
+    return method.with_settings({"select_candidates": list(default_candidates(method.about.parameter, method.parameter_value, low, high))})
 
 
-def build_methods(config: DictConfig) -> list[Method]:
-    """All methods of a config, in its order."""
-    return [build_method(str(name), node) for name, node in config.items()]
+def _partial(name: str, config: DictConfig) -> Any:
+    try:
+        return instantiate(config, _partial_=True, _convert_="all")
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The method {name} cannot be built: {reason} Check _target_ in its YAML, and that its module can be imported.") from error
+
+
+def _bounds(entry: Any) -> tuple[float, float]:
+    """The ends of a search space's entry; no bounds where it has none."""
+    if not isinstance(entry, Mapping):
+        return 0.0, math.inf
+    low, high = (entry.get(key) for key in ("low", "high"))
+    return (low if isinstance(low, int | float) else 0.0), (high if isinstance(high, int | float) else math.inf)
+
+
+def build_methods(config: DictConfig, search: DictConfig | None = None) -> list[Method]:
+    """All methods of a config, in its order. search: the config's search spaces."""
+    spaces = plain(search) or {}
+    return [build_method(str(name), node, spaces.get(name)) for name, node in config.items()]
 
 
 def build_recipe(phantom: Mapping[str, Any], acquisition: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -63,22 +82,38 @@ def build_recipe(phantom: Mapping[str, Any], acquisition: Mapping[str, Any], ove
     return Recipe(**settings)
 
 
-def method_from_command_line(name: str, overrides: Sequence[str]) -> Method:
+def method_from_command_line(name: str, overrides: Sequence[str] = ()) -> Method:
     """A method by name with key=value settings, as `qsmdl reconstruct` takes them."""
-    if name not in method_names():
-        raise InputError(f"There is no method {name!r}{did_you_mean(name, method_names())} Known are {', '.join(method_names())}.")
+    check_method(name)
     wrong = [o for o in overrides if "=" not in o]
     if wrong:
         raise InputError(f"{wrong[0]!r} is not of the form key=value, as in threshold=0.15.")
-    known = OmegaConf.load(config_folder() / "method" / f"{name}.yaml").keys()
+    settings = [key for key in read_yaml(method_files()[name]) if key != "_target_"]
+    known = [*dict.fromkeys([*settings, *POST_STEPS])]
+    words = []
     for override in overrides:
         key = override.split("=", 1)[0]
-        if key == "_target_" or key not in known:
-            settings = [str(k) for k in known if k != "_target_"]
-            raise InputError(f"{name} has no setting {key!r}{did_you_mean(key, settings)} It has {', '.join(settings)}.")
+        if key not in known:
+            raise InputError(f"{name} has no setting {key!r}{did_you_mean(key, known) or '.'} It has {', '.join(known)}.")
+        words.append(as_override(f"method.{name}.{override}"))
     try:
         with initialize_config_dir(version_base=None, config_dir=os.fspath(config_folder())):
-            config = compose("evaluate", overrides=[f"method=[{name}]", *(f"method.{name}.{o}" for o in overrides)])
+            config = compose("evaluate", overrides=[f"method=[{name}]", *words])
     except HydraException as error:
         raise InputError(f"The settings of {name} could not be read: {error}") from error
     return build_method(name, config.method[name])
+
+
+def as_override(word: str) -> str:
+    """A word of the command line as Hydra wants it: `unring`, `select` and `select_candidates` are settings of every method, listed in its YAML or
+    not, and `method=all` means every method that one scan is enough for.
+    """
+    if word == f"method={ALL}":
+        return f"method=[{','.join(runnable_methods())}]"
+    return f"++{word}" if _POST_STEP.match(word) else word
+
+
+def runnable_methods() -> list[str]:
+    """The methods that run on a single scan: all but those of several orientations."""
+    functions = {name: load_function(path) for name, path in method_files().items()}
+    return [name for name, function in functions.items() if about_of(function).input != "several orientations"]

@@ -14,12 +14,14 @@ from qsmdl.challenge.guard import admit
 from qsmdl.challenge.kept_truth import keep_truth
 from qsmdl.challenge.protocol import Row
 from qsmdl.challenge.run import Case, Scoring, run_all
-from qsmdl.cli.build import build_methods, call, config_folder
+from qsmdl.cli.build import as_override, build_methods, call
+from qsmdl.cli.catalogue import config_folder, method_files
 from qsmdl.cli.errors import reported
 from qsmdl.cli.progress import StepLine, console, stage
 from qsmdl.cli.stages import check_stage, evaluate_stage
 from qsmdl.io.nifti import write_volume
 from qsmdl.methods import Method
+from qsmdl.report.choice import plot_choice
 from qsmdl.report.curves import plot_curves
 from qsmdl.report.figures import montage
 from qsmdl.report.table import print_tables, write_csv, write_rows
@@ -36,7 +38,7 @@ def compare(
     attested: Mapping[str, bool] | None = None,
 ) -> list[Row]:
     """Run every method on every case and write into `folder`: maps/SCAN_METHOD.nii.gz, rows.json, rows.csv, montage_SCAN.png, the curves of the
-    iterative methods, and truth/SCAN (for reports); print the tables.
+    iterative methods, choice_SCAN_METHOD.png where a setting was chosen, and truth/SCAN (for reports); print the tables.
     """
     maps: dict[str, dict[str, ChiMap]] = {}
     rows: list[Row] = []
@@ -73,6 +75,9 @@ def _draw(case: Case, maps: dict[str, ChiMap], folder: Path) -> None:
     curves = {name: chi.outcome.curve for name, chi in maps.items() if len(chi.outcome.curve) > 1}
     if curves:
         plot_curves(folder / f"curves_{case.name}.png", curves)
+    for name, chi in maps.items():
+        if chi.outcome.choice is not None:
+            plot_choice(folder / f"choice_{case.name}_{name}.png", chi.outcome.choice, f"{name} on {case.name}")
 
 
 def evaluate(config: DictConfig, folder: Path) -> list[Row]:
@@ -80,7 +85,7 @@ def evaluate(config: DictConfig, folder: Path) -> list[Row]:
     if check_stage(config.get("stage")) is not None:
         return evaluate_stage(config, folder)
     scoring = Scoring(config.get("dialect", "rc2"), config.get("additional", False))
-    methods = build_methods(config.method)
+    methods = build_methods(config.method, config.get("search"))
     admission = admit(methods, allow_unattested=config.get("allow_unattested", False))
     with stage("Preparing the scans"):
         cases = call("data", config.data, seed=config.seed)
@@ -93,7 +98,7 @@ def evaluate(config: DictConfig, folder: Path) -> list[Row]:
 
 def as_overrides(words: Sequence[str]) -> list[str]:
     """Command-line words with the two options that other commands spell with dashes turned into the overrides that Hydra knows: --allow-unattested
-    and --dialect NAME (or --dialect=NAME).
+    and --dialect NAME (or --dialect=NAME), and what `build.as_override` knows.
     """
     rest, translated = iter(words), []
     for word in rest:
@@ -104,7 +109,7 @@ def as_overrides(words: Sequence[str]) -> list[str]:
         elif word.startswith("--dialect="):
             translated.append(word.removeprefix("--"))
         else:
-            translated.append(word)
+            translated.append(as_override(word))
     return translated
 
 
@@ -116,5 +121,7 @@ def _run(config: DictConfig) -> Any:
 
 def main() -> None:
     """Entry point of evaluate.py."""
-    sys.argv[1:] = as_overrides(sys.argv[1:])
+    with reported():
+        method_files()
+        sys.argv[1:] = as_overrides(sys.argv[1:])
     _run()

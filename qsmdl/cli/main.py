@@ -1,12 +1,11 @@
-"""The `qsmdl` command: simulate, reconstruct, score, methods."""
+"""The `qsmdl` command."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from qsmdl import __version__
-from qsmdl.cli import attest, judge, leaderboard, report, submit
+from qsmdl.cli import attest, baselines, judge, leaderboard, report, submit
 from qsmdl.cli.errors import reported
 from qsmdl.units import GAMMA_MHZ_PER_TESLA
 
@@ -20,6 +19,7 @@ def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--contrast", choices=("sim1", "sim2", "both"), default="both", help="tissue contrast (default both)")
     parser.add_argument("--voxel-size", type=float, default=1.0, metavar="MM", help="isotropic (default 1: 164 x 205 x 205 voxels)")
     parser.add_argument("--peak-snr", type=float, default=100.0, help="maximum of the first echo over the noise (default 100: stage 1)")
+    parser.add_argument("--orientations", type=int, default=1, metavar="N", help="of each head to B0, up to 5, for COSMOS (default 1)")
     parser.add_argument("--no-truth", action="store_true", help="leave GT/ out, as in stage 1")
     parser.add_argument("--conventions", action="store_true", help="write the truth in other conventions too: GT/Chi_crop, GT/Chi_cell")
     parser.add_argument("--overwrite", action="store_true", help="replace scans that exist")
@@ -81,7 +81,9 @@ def make_parser() -> argparse.ArgumentParser:
     judge.add_arguments(commands)
     leaderboard.add_arguments(commands)
     report.add_arguments(commands)
-    commands.add_parser("methods", help="what --method takes, with the settings of each")
+    baselines.add_arguments(commands)
+    methods = commands.add_parser("methods", help="all methods, or everything about one", description="Lists the methods that --method takes.")
+    methods.add_argument("name", nargs="?", metavar="NAME", help="show this method's keywords with default, unit and source, and what it computes")
     return parser
 
 
@@ -98,18 +100,11 @@ def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namesp
         arguments.scan = Path(folders[0]) if folders else None
 
 
-def _print_methods() -> None:
-    from qsmdl.cli.build import config_folder, method_names
-
-    for name in method_names():
-        sys.stdout.write(f"{name}\n")
-        for line in (config_folder() / "method" / f"{name}.yaml").read_text().splitlines()[1:]:
-            sys.stdout.write(f"    {line}\n")
-
-
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "methods":
-        _print_methods()
+        from qsmdl.cli.methods import print_method, print_methods
+
+        print_methods() if arguments.name is None else print_method(arguments.name)
     elif arguments.command == "score":
         from qsmdl.cli.score import score_map
 
@@ -124,6 +119,8 @@ def _run(arguments: argparse.Namespace) -> None:
         leaderboard.leaderboard(arguments)
     elif arguments.command == "report":
         report.report(arguments)
+    elif arguments.command == "baselines":
+        baselines.baselines(arguments)
     elif arguments.command == "simulate":
         from qsmdl.cli.simulate import simulate
 

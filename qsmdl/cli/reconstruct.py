@@ -1,6 +1,7 @@
 """qsmdl reconstruct: the susceptibility map of one scan."""
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from qsmdl.errors import InputError
 from qsmdl.io.field import read_field
 from qsmdl.io.files import write_json
 from qsmdl.io.nifti import SUFFIXES, write_volume
-from qsmdl.io.rc2 import header_source, read_scan
+from qsmdl.io.rc2 import header_source, read_orientations, read_scan
 from qsmdl.methods import Method
+from qsmdl.report.choice import plot_choice
+from qsmdl.report.table import ended_text
 
 
 def _case(arguments: argparse.Namespace) -> Case:
@@ -36,7 +39,8 @@ def _case(arguments: argparse.Namespace) -> Case:
     scan = read_scan(arguments.scan, gamma_mhz_per_tesla=arguments.gamma)
     console.print(f"{scan.name}: {scan.geometry}, echo times {', '.join(f'{1000 * t:g}' for t in scan.echo_times_s)} ms")
     field = field_of(scan, "frequency" if arguments.use_frequency else "fit")
-    return Case(scan.name, field, scan, header_source=header_source(arguments.scan))
+    others = [field_of(other) for other in read_orientations(arguments.scan, gamma_mhz_per_tesla=arguments.gamma)]
+    return Case(scan.name, field, scan, header_source=header_source(arguments.scan), orientations=tuple(others))
 
 
 def _method(arguments: argparse.Namespace) -> Method:
@@ -48,18 +52,28 @@ def _method(arguments: argparse.Namespace) -> Method:
     return method_from_command_line(arguments.method, settings)
 
 
-def _outputs(arguments: argparse.Namespace) -> tuple[Path, Path, Path]:
-    """The map, its JSON, and where an interrupted FINE leaves its state. Checked before any work is done."""
+@dataclasses.dataclass(frozen=True)
+class _Outputs:
+    """The map, its JSON, the picture of how a setting was chosen, and where an interrupted FINE leaves its state."""
+
+    chi: Path
+    sidecar: Path
+    choice: Path
+    state: Path
+
+
+def _outputs(arguments: argparse.Namespace, selects: bool) -> _Outputs:
+    """Checked before any work is done."""
     source = arguments.scan.resolve().name if arguments.scan is not None else arguments.field.name.split(".")[0]
     path = arguments.output or Path(f"{source}_{arguments.method}.nii.gz")
     if not path.name.endswith(SUFFIXES):
         raise InputError(f"{path} ends neither in .nii nor in .nii.gz. Change the name given with -o.")
     stem = path.name.removesuffix(".gz").removesuffix(".nii")
-    sidecar = path.with_name(f"{stem}.json")
-    for target in (path, sidecar):
+    outputs = _Outputs(path, *(path.with_name(f"{stem}{end}") for end in (".json", "_choice.png", ".fine_state.safetensors")))
+    for target in (outputs.chi, outputs.sidecar, *([outputs.choice] if selects else [])):
         if target.exists() and not arguments.overwrite:
             raise InputError(f"{target} exists. Choose another name with -o, or pass --overwrite.")
-    return path, sidecar, path.with_name(f"{stem}.fine_state.safetensors")
+    return outputs
 
 
 def _device(name: str) -> torch.device:
@@ -74,19 +88,19 @@ def _device(name: str) -> torch.device:
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Reconstruct one scan; writes the map with the header of the input, and beside it a JSON that tells how it was made."""
     begun = time.monotonic()
-    path, sidecar, state_path = _outputs(arguments)
     method, device = _method(arguments), _device(arguments.device)
+    outputs = _outputs(arguments, method.steps.select is not None)
     case = _case(arguments)
-    moved = Case(case.name, case.field.to(device), None if case.scan is None else case.scan.to(device), None, case.header_source)
-    if state_path.exists() and "state_path" in method.accepts:
-        console.print(f"Going on from {state_path}")
+    if outputs.state.exists() and "state_path" in method.accepts:
+        console.print(f"Going on from {outputs.state}")
     line, on_step = timed_lines(method.name, case.name)
     try:
-        chi, row = run_method(method, moved, seed=arguments.seed, on_step=on_step, state_path=state_path)
+        chi, row = run_method(method, case.to(device), seed=arguments.seed, on_step=on_step, state_path=outputs.state)
     except FineInterrupted:
         line.clear()
         raise
     line.clear()
+    choice = chi.outcome.choice
     told = {
         "method": method.name,
         "settings": method.settings,
@@ -103,9 +117,12 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         "curve": list(chi.outcome.curve),
         "method_seconds": round(row["seconds"], 3),
         "peak_bytes": row["peak_bytes"],
+        "chosen": None if choice is None else dataclasses.asdict(choice),
         "seed": arguments.seed,
         "qsmdl_version": __version__,
     }
-    write_volume(path, chi.chi_ppm, like=case.header_source, overwrite=arguments.overwrite)
-    write_json(sidecar, told, overwrite=arguments.overwrite)
-    console.print(f"{path}: {method.name}, {row['stopped']}, {time.monotonic() - begun:.1f} s in all")
+    write_volume(outputs.chi, chi.chi_ppm, like=case.header_source, overwrite=arguments.overwrite)
+    write_json(outputs.sidecar, told, overwrite=arguments.overwrite)
+    if choice is not None:
+        plot_choice(outputs.choice, choice, f"{method.name} on {case.name}", overwrite=arguments.overwrite)
+    console.print(f"{outputs.chi}: {method.name}, {ended_text(row)}, {time.monotonic() - begun:.1f} s in all", highlight=False)

@@ -6,17 +6,26 @@ import dataclasses
 from qsmdl import __version__
 from qsmdl.challenge.conventions import CONVENTIONS
 from qsmdl.cli.progress import console, stage
-from qsmdl.data.recipe import Recipe, VolumeParams, draw_volume, render_phantom, scan_phantom, volume_seed
+from qsmdl.data.recipe import (
+    Recipe,
+    VolumeParams,
+    check_orientations,
+    draw_volume,
+    orientations_of,
+    render_phantom,
+    scan_phantom,
+    turned,
+    volume_seed,
+)
 from qsmdl.errors import InputError
 from qsmdl.io.rc2 import write_release
 from qsmdl.phantom.acquire import make_truths
 from qsmdl.phantom.contrast import ContrastName
-from qsmdl.scan import Scan, Truth
+from qsmdl.scan import Phantom, Scan, Truth
 
 
-def _render(recipe: Recipe, params: VolumeParams, all_conventions: bool) -> tuple[Scan, Truth, dict[str, Truth]]:
+def _acquire(recipe: Recipe, params: VolumeParams, phantom: Phantom, all_conventions: bool) -> tuple[Scan, Truth, dict[str, Truth]]:
     """The scan, its truth, and that truth in the other conventions if they are asked for."""
-    phantom = render_phantom(recipe, params)
     scan, truth = scan_phantom(recipe, params, phantom)
     others = [kind for kind in CONVENTIONS if kind != recipe.truth] if all_conventions else []
     truths = make_truths(phantom, truth.geometry, truth.mask, others) if others else {}
@@ -33,6 +42,7 @@ def simulate(arguments: argparse.Namespace) -> None:
         raise InputError(f"--seed is {arguments.seed}; it must be at least 0.")
     if arguments.conventions and arguments.no_truth:
         raise InputError("--conventions writes truths, which --no-truth leaves out. Pass one of the two.")
+    check_orientations(arguments.orientations)
     recipe = Recipe(contrast="sim1", voxel_size_mm=(size, size), peak_snr=(snr, snr))
     names: tuple[ContrastName, ...] = ("sim1", "sim2") if arguments.contrast == "both" else (arguments.contrast,)
     targets = {name: arguments.out / name.capitalize() for name in names}
@@ -42,8 +52,13 @@ def simulate(arguments: argparse.Namespace) -> None:
     for name, folder in targets.items():
         with stage(f"Simulating {folder.name} (seed {arguments.seed}, {size:g} mm, peak SNR {snr:g})"):
             params = draw_volume(recipe, volume_seed("test", arguments.seed, 0), contrast=name, name=folder.name)
-            scan, truth, others = _render(recipe, params, arguments.conventions)
+            phantom = render_phantom(recipe, params)
+            scan, truth, others = _acquire(recipe, params, phantom, arguments.conventions)
             made_by = {"qsmdl_version": __version__, "seed": arguments.seed, "volume": dataclasses.asdict(params), "recipe": recipe.to_plain()}
             told = None if arguments.no_truth else truth
-            write_release(folder, scan, told, conventions=others, recipe=made_by, overwrite=arguments.overwrite)
+            turns = orientations_of(params, arguments.orientations)[1:]
+            scans = [scan_phantom(recipe, turn, turned(phantom, turn))[0] for turn in turns]
+            if turns:
+                made_by["orientations"] = [dataclasses.asdict(turn) for turn in turns]
+            write_release(folder, scan, told, conventions=others, orientations=scans, recipe=made_by, overwrite=arguments.overwrite)
         console.print(f"  {folder}: {' x '.join(str(n) for n in scan.geometry.shape)} voxels, {len(scan.echo_times_s)} echoes")

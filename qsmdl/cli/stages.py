@@ -18,6 +18,7 @@ from qsmdl.challenge.stages import Events, Plan, Sealed, begin, check_scans, rec
 from qsmdl.cli.build import build_methods, plain
 from qsmdl.cli.progress import StepLine, console, stage
 from qsmdl.errors import InputError
+from qsmdl.report.choice import plot_choice
 from qsmdl.report.curves import plot_curves
 from qsmdl.report.figures import montage
 from qsmdl.report.table import print_tables, write_csv, write_rows
@@ -42,7 +43,7 @@ def _scans(data: DictConfig, folder: Path, number: int, seed: int) -> list[Relea
     root, names = data.get("root"), data.get("scans")
     if root is not None:
         return find_scans(root, names=names, stage=number)
-    settings = {key: data[key] for key in ("n_pairs", "voxel_size_mm", "peak_snr")}
+    settings = {key: data[key] for key in ("n_pairs", "voxel_size_mm", "peak_snr", "n_orientations")}
     check_settings("data", write_builtin_release, settings)
     with stage(f"Simulating the built-in phantoms of stage {number}"):
         write_builtin_release(folder / RELEASE, stage=number, seed=seed, **settings)
@@ -58,7 +59,7 @@ def make_plan(config: DictConfig, folder: Path) -> Plan:
     settings: dict[str, Any] = {key: plain(data[key]) for key in ("field", "gamma_mhz_per_tesla") if key in data}
     check_settings("data", read_case, settings)
     settings["field_source"] = settings.pop("field")
-    methods = build_methods(config.method)
+    methods = build_methods(config.method, config.get("search"))
     check_settings("evaluate", Scoring, {"dialect": config.dialect, "additional": config.additional})
     scoring = Scoring(config.dialect, config.additional)
     stage1 = None if config.stage1 is None else Path(config.stage1)
@@ -158,3 +159,7 @@ def _draw(plan: Plan, sealed: Sealed, scan: ReleaseScan, truth: Truth | None) ->
     curves = {name: sealed.maps[scan.name, name].curve for name in arrays if len(sealed.maps[scan.name, name].curve) > 1}
     if curves:
         plot_curves(plan.folder / f"curves_{scan.name}.png", curves, overwrite=True)
+    for name in arrays:
+        choice = sealed.maps[scan.name, name].choice
+        if choice is not None:
+            plot_choice(plan.folder / f"choice_{scan.name}_{name}.png", choice, f"{name} on {scan.name}", overwrite=True)

@@ -19,7 +19,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, open_dict
 
 from qsmdl import __version__
-from qsmdl.cli.build import build_recipe, config_folder, plain
+from qsmdl.cli.build import build_recipe, plain
+from qsmdl.cli.catalogue import config_folder
 from qsmdl.cli.errors import reported
 from qsmdl.cli.evaluate import evaluate
 from qsmdl.cli.progress import console, stage

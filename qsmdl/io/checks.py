@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.plausible import ABSURD_LOCAL_PPM, LARGEST_LOCAL_PPM, looks_wrapped, upper_percentile
 
 logger = logging.getLogger(__name__)
 
 _PHASE_TOLERANCE_RAD = 0.01
 """Room for phase stored as scaled integers and for a float32 pi."""
-_LARGEST_LOCAL_PPM, _SMALLEST_LOCAL_PPM = 1.0, 0.005
-"""Plausible 99.9th percentiles of a local field in a head: calcifications and veins reach a few tenths of a ppm."""
+_SMALLEST_LOCAL_PPM = 0.005
+"""Below this 99.9th percentile a local field of a head is doubtful."""
 
 
 def check_same_grid(reference: Path, expected: tuple[int, ...], path: Path, shape: tuple[int, ...]) -> None:
@@ -62,19 +63,32 @@ def check_phase_range(path: Path, phase_rad: Tensor, mask: Tensor) -> None:
         )
 
 
-def warn_if_implausible(path: Path, field_ppm: Tensor, mask: Tensor, hz_per_ppm: float, units: str) -> None:
-    """Logs a warning where a local field looks as if its units had been mistaken: too large (Hz taken as ppm) or too small (ppm taken as Hz)."""
-    inside = field_ppm[mask].abs()
-    largest = float(inside.kthvalue(max(1, math.ceil(0.999 * inside.numel()))).values)
-    if largest > _LARGEST_LOCAL_PPM:
-        logger.warning(
-            "%s, read as %s: the 99.9th percentile of |field| is %.4g ppm, but local fields stay below about 1 ppm. "
-            "If the file holds Hz, say so: 1 ppm is %.2f Hz, and it becomes %.4g ppm.",
-            path, units, largest, hz_per_ppm, largest / hz_per_ppm,
-        )  # fmt: skip
+def check_units(path: Path, field_ppm: Tensor, mask: Tensor, hz_per_ppm: float, units: str) -> None:
+    """Looks whether the units of a local field were mistaken: Hz taken as ppm, ppm taken as Hz, a total field taken as a local one.
+
+    Raises InputError, naming the file, where the field is too large for any head; logs a warning where it is only doubtful.
+    """
+    largest = upper_percentile(field_ppm[mask])
+    read = f"{path}, read as {units}: the 99.9th percentile of |field| is"
+    if largest > LARGEST_LOCAL_PPM:
+        remedy = (
+            f"{read} {largest:.4g} ppm, but local fields stay below about {LARGEST_LOCAL_PPM:g} ppm. If the file holds Hz, say so: 1 ppm is "
+            f"{hz_per_ppm:.2f} Hz, and it becomes {largest / hz_per_ppm:.4g} ppm. If it holds the total field, remove the background first."
+        )
+        if largest > ABSURD_LOCAL_PPM:
+            raise InputError(remedy)
+        logger.warning("%s", remedy)
     elif largest < _SMALLEST_LOCAL_PPM:
         logger.warning(
-            "%s, read as %s: the 99.9th percentile of |field| is only %.4g ppm, but heads reach at least about 0.02 ppm. "
-            "If the file holds ppm, say so: 1 ppm is %.2f Hz, and it becomes %.4g ppm.",
-            path, units, largest, hz_per_ppm, largest * hz_per_ppm,
+            "%s only %.4g ppm, but heads reach at least about 0.02 ppm. If the file holds ppm, say so: 1 ppm is %.2f Hz, and it becomes %.4g ppm.",
+            read, largest, hz_per_ppm, largest * hz_per_ppm,
         )  # fmt: skip
+
+
+def check_not_wrapped(path: Path, values: Tensor, mask: Tensor, units: str) -> None:
+    """Raises InputError naming the file where a field's values, in whatever units, end at -pi and pi."""
+    if looks_wrapped(values[mask]):
+        raise InputError(
+            f"{path}, read as {units}, runs from -pi to pi and ends there: this looks like a wrapped phase in rad. Unwrap it and remove the "
+            "background (then --units rad with its echo time will do), or give the scan with its echoes."
+        )

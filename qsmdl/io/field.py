@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.io.checks import as_mask, check_same_grid, finite_inside, warn_if_implausible
-from qsmdl.io.nifti import read_volume, warn_if_affine_disagrees
+from qsmdl.io.checks import as_mask, check_not_wrapped, check_same_grid, check_units, finite_inside
+from qsmdl.io.nifti import known_voxel_size, read_volume, warn_if_affine_disagrees
 from qsmdl.scan import FieldKind, FieldMap, Geometry
 from qsmdl.units import GAMMA_MHZ_PER_TESLA, hz_per_ppm, ppm_from_hz, ppm_from_rad
 
@@ -57,9 +57,9 @@ def read_field(
     """Reads a field map (x, y, z) in ppm, Hz, or rad at `echo_time_s` (unwrapped), with its mask.
 
     voxel_size_mm: None takes the header's; weight_path: relative confidence 1/sigma (the magnitude will do), None weighs all voxels alike;
-    name: None takes the file's. A local field whose size suggests other units is logged as a warning.
+    name: None takes the file's. A local field whose size is doubtful is logged as a warning.
     Raises InputError naming the file: missing, unreadable, not 3-D, grids that differ, empty mask, NaN or Inf inside the mask; unknown units;
-    rad without an echo time.
+    rad without an echo time; values that end at -pi and pi; a local field too large for any head.
     """
     if units not in get_args(FieldUnits):
         raise InputError(f"The units of the field are {units!r}; they must be one of {', '.join(get_args(FieldUnits))}.")
@@ -69,9 +69,11 @@ def read_field(
     mask = as_mask(mask_header.path, mask_volume)
     warn_if_affine_disagrees(header)
     x, y, z = volume.shape
-    geometry = Geometry((x, y, z), voxel_size_mm or header.voxel_size_mm, b0_direction, b0_tesla, header.affine)
-    field_ppm = _field_ppm(finite_inside(header.path, volume, mask), units, b0_tesla, echo_time_s, gamma_mhz_per_tesla)
+    geometry = Geometry((x, y, z), voxel_size_mm or known_voxel_size(header), b0_direction, b0_tesla, header.affine)
+    values = finite_inside(header.path, volume, mask)
+    check_not_wrapped(header.path, values, mask, units)
+    field_ppm = _field_ppm(values, units, b0_tesla, echo_time_s, gamma_mhz_per_tesla)
     if kind == "local":
-        warn_if_implausible(header.path, field_ppm, mask, hz_per_ppm(b0_tesla, gamma_mhz_per_tesla), units)
+        check_units(header.path, field_ppm, mask, hz_per_ppm(b0_tesla, gamma_mhz_per_tesla), units)
     weight = _read_weight(weight_path, mask, mask_header.path)
     return FieldMap(geometry, torch.where(mask, field_ppm, 0.0), mask, weight, None, kind, name or header.path.name.split(".")[0])

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
@@ -141,6 +143,19 @@ def read_header(path: Path | str) -> HeaderInfo:
     """What the header of a NIfTI file says, without reading its values. Raises InputError as `read_volume` where the header alone tells."""
     path = _resolve(path)
     return _header_info(path, _load(path))
+
+
+def known_voxel_size(info: HeaderInfo) -> tuple[float, float, float]:
+    """The voxel size that a header gives. Raises InputError where an entry of pixdim is 0, which nibabel turns into 1 mm."""
+    with ImageOpener(os.fspath(info.path)) as file:
+        raw = (nib.Nifti2Header if isinstance(_load(info.path), nib.Nifti2Image) else nib.Nifti1Header).from_fileobj(file, check=False)
+    sizes = [float(size) for size in raw["pixdim"][1:4]]
+    if 0.0 in sizes:
+        raise InputError(
+            f"The header of {info.path} gives voxels of {_sizes((sizes[0], sizes[1], sizes[2]))} mm; every entry of pixdim must be positive. Correct "
+            "the header, or give voxel_size in params.json."
+        )
+    return info.voxel_size_mm
 
 
 def warn_if_affine_disagrees(info: HeaderInfo) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from qsmdl.errors import InputError
 from qsmdl.io.files import read_json
-from qsmdl.io.nifti import HeaderInfo
+from qsmdl.io.nifti import HeaderInfo, known_voxel_size
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def read_params(folder: Path) -> ReleaseParams:
 def choose_voxel_size(params: ReleaseParams, header: HeaderInfo) -> tuple[float, float, float]:
     """The voxel size of params.json, else the header's; a warning names both where they differ by more than 1 %."""
     if params.voxel_size_mm is None:
-        return header.voxel_size_mm
+        return known_voxel_size(header)
     if any(abs(a - b) > 0.01 * a for a, b in zip(params.voxel_size_mm, header.voxel_size_mm, strict=True)):
         logger.warning(
             "Voxel size: %s says %s mm, the header of %s says %s mm; params.json is used. Correct whichever is wrong.",

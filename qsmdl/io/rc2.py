@@ -6,7 +6,7 @@ this module knows for writing only.
 Source: QSM Challenge 2.0 Organization Committee, Magn Reson Med 2021;86:1241-1255.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.io.checks import as_mask, check_phase_range, check_same_grid, finite_inside, warn_if_implausible
+from qsmdl.io.checks import as_mask, check_phase_range, check_same_grid, check_units, finite_inside
 from qsmdl.io.files import atomic_folder, write_json
 from qsmdl.io.nifti import HeaderInfo, find_nifti, has_nifti, read_volume, warn_if_affine_disagrees, write_volume
 from qsmdl.io.params import FILE_NAME, ReleaseParams, choose_voxel_size, read_params
@@ -23,7 +23,9 @@ from qsmdl.units import GAMMA_MHZ_PER_TESLA, hz_from_ppm, hz_per_ppm, ppm_from_h
 
 MASK, MAGNITUDE, PHASE, FREQUENCY = "MaskBrainExtracted", "Magnitude", "Phase", "Frequency"
 TRUTH_FOLDER, CHI, SEGMENTATION = "GT", "Chi", "Segmentation"
-_CONTENTS = (MASK, MAGNITUDE, PHASE, FREQUENCY, TRUTH_FOLDER, "params", "recipe")
+ORIENTATIONS = "orientations"
+"""Sub-folder of a scan with scans of the same head at other orientations to B0, registered to its grid (docs/cosmos.md)."""
+_CONTENTS = (MASK, MAGNITUDE, PHASE, FREQUENCY, TRUTH_FOLDER, ORIENTATIONS, "params", "recipe")
 
 
 def convention_stem(convention: str) -> str:
@@ -73,7 +75,7 @@ def _read_frequency(folder: Path, mask: Tensor, mask_path: Path, b0_tesla: float
     volume, _ = read_volume(path, ndim=3)
     check_same_grid(mask_path, tuple(mask.shape), path, tuple(volume.shape))
     frequency_ppm = ppm_from_hz(finite_inside(path, volume, mask), b0_tesla, gamma_mhz_per_tesla)
-    warn_if_implausible(path, frequency_ppm, mask, hz_per_ppm(b0_tesla, gamma_mhz_per_tesla), "Hz")
+    check_units(path, frequency_ppm, mask, hz_per_ppm(b0_tesla, gamma_mhz_per_tesla), "Hz")
     return frequency_ppm
 
 
@@ -96,29 +98,41 @@ def read_scan(folder: Path | str, *, gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_
     return Scan(geometry, params.echo_times_s, magnitude, phase_rad, mask, frequency_ppm, folder.resolve().name)
 
 
+def read_orientations(folder: Path | str, *, gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA) -> list[Scan]:
+    """The scans in the sub-folder `orientations` of a scan, by name; none where there is no such folder. Raises InputError as `read_scan` does."""
+    place = Path(folder) / ORIENTATIONS
+    if not place.is_dir():
+        return []
+    folders = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [read_scan(path, gamma_mhz_per_tesla=gamma_mhz_per_tesla) for path in folders]
+
+
 def write_release(
     folder: Path | str,
     scan: Scan,
     truth: Truth | None = None,
     *,
     conventions: Mapping[str, Truth] | None = None,
+    orientations: Sequence[Scan] = (),
     recipe: Mapping[str, Any] | None = None,
     gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA,
     overwrite: bool = False,
 ) -> None:
     """Writes a scan in the release's layout, with `GT/Chi` and `GT/Segmentation` where there is a truth, the same truth in other `conventions` as
-    `GT/Chi_crop` and the like, and `recipe.json` (what made it).
+    `GT/Chi_crop` and the like, other orientations of the head as `orientations/NAME`, and `recipe.json` (what made it).
 
     The folder appears complete or not at all. Volumes are float32, mask and labels uint8; Frequency is in Hz.
     Raises InputError: the folder exists (or, with overwrite, holds more than a release), truth on another grid, the disk refuses.
     """
     folder = Path(folder)
-    for other in (truth, *(conventions or {}).values()):
+    for other in (truth, *(conventions or {}).values(), *orientations):
         if other is not None and other.geometry.shape != scan.geometry.shape:
-            raise InputError(f"The truth has the shape {other.geometry.shape}, the scan {scan.geometry.shape}; both must lie on one grid.")
+            what = f"The orientation {other.name}" if isinstance(other, Scan) else "The truth"
+            raise InputError(f"{what} has the shape {other.geometry.shape}, the scan {scan.geometry.shape}; both must lie on one grid.")
     with atomic_folder(folder, overwrite, contents=_CONTENTS) as hidden:
         _write_scan(hidden, scan, gamma_mhz_per_tesla)
-        write_json(hidden / FILE_NAME, _params_of(scan))
+        for other in orientations:
+            _write_scan(hidden / ORIENTATIONS / other.name, other, gamma_mhz_per_tesla)
         if truth is not None:
             _write(hidden / TRUTH_FOLDER, CHI, truth.chi_ppm, truth.geometry)
             _write(hidden / TRUTH_FOLDER, SEGMENTATION, truth.labels, truth.geometry, np.uint8)
@@ -143,6 +157,7 @@ def _write(folder: Path, stem: str, volume: Tensor, geometry: Geometry, dtype: A
 
 
 def _write_scan(folder: Path, scan: Scan, gamma_mhz_per_tesla: float) -> None:
+    write_json(folder / FILE_NAME, _params_of(scan))
     _write(folder, MAGNITUDE, scan.magnitude.permute(1, 2, 3, 0), scan.geometry)
     _write(folder, PHASE, scan.phase_rad.permute(1, 2, 3, 0), scan.geometry)
     _write(folder, MASK, scan.mask, scan.geometry, np.uint8)

@@ -1,5 +1,6 @@
 """Finite-difference gradient and divergence as an exact adjoint pair, and their symbols in k-space."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -57,6 +58,46 @@ class Gradient(LinearOperator):
                 result.narrow(dim, n - 1, 1).sub_(last, alpha=1 / size)
                 result.narrow(dim, 0, 1).add_(last, alpha=1 / size)
         return result
+
+
+class SymmetricGradient(LinearOperator):
+    """The symmetric part (G v + (G v)^T) / 2 of the gradient of a vector field, [..., 3, x, y, z] to [..., 6, x, y, z], by the forward differences of
+    `Gradient`.
+
+    Components: xx, yy, zz, and sqrt(2) times xy, xz and yz, so that sums of squares and inner products are those of the 3 x 3 matrices.
+    """
+
+    PAIRS = ((0, 1), (0, 2), (1, 2))
+
+    def __init__(self, voxel_size_mm: Sequence[float] = (1.0, 1.0, 1.0), boundary: Boundary = "periodic") -> None:
+        super().__init__()
+        self.gradient = Gradient(voxel_size_mm, boundary)
+
+    def apply_forward(self, x: Tensor) -> Tensor:
+        """The symmetric gradient of a vector field."""
+        out = x.new_empty((*x.shape[:-4], 6, *x.shape[-3:]))
+        pairs = [out.select(-4, 3 + i) for i in range(3)]
+        for pair in pairs:
+            pair.zero_()
+        for j in range(3):
+            rows = self.gradient.apply_forward(x.select(-4, j))
+            out.select(-4, j).copy_(rows.select(-4, j))
+            for pair, axes in zip(pairs, self.PAIRS, strict=True):
+                if j in axes:
+                    pair.add_(rows.select(-4, axes[1 - axes.index(j)]), alpha=math.sqrt(0.5))
+        return out
+
+    def apply_adjoint(self, y: Tensor) -> Tensor:
+        """Minus the divergence of a field of symmetric matrices [..., 6, x, y, z]."""
+        out = y.new_empty((*y.shape[:-4], 3, *y.shape[-3:]))
+        row = torch.empty_like(out)
+        for j in range(3):
+            row.select(-4, j).copy_(y.select(-4, j))
+            for i, axes in enumerate(self.PAIRS):
+                if j in axes:
+                    torch.mul(y.select(-4, 3 + i), math.sqrt(0.5), out=row.select(-4, axes[1 - axes.index(j)]))
+            out.select(-4, j).copy_(self.gradient.apply_adjoint(row))
+        return out
 
 
 def gradient_symbols(

@@ -7,7 +7,7 @@ from qsmdl.challenge.dialects import DIALECTS, find_dialect, why_they_differ
 from qsmdl.challenge.metrics import METRICS
 from qsmdl.challenge.protocol import Row, average_rows, basis_of
 from qsmdl.challenge.ranking import KNOWN_METRICS, display_names
-from qsmdl.report.table import UNDEFINED, best_text, value_text
+from qsmdl.report.table import UNDEFINED, best_text, ended_text, value_text
 
 _FURTHER = {
     "rmse_detrend_v0": ("dNRMSE v0", "dNRMSE with the truth fitted to the map; lower is better", "%"),
@@ -93,7 +93,7 @@ def _leading_cells(row: Row, name: str) -> list[Cell]:
 def _trailing_cells(row: Row) -> list[Cell]:
     seed = row["seed"]
     seed_cell = Cell(UNDEFINED if seed is None else str(seed), seed)
-    return [_seconds_cell(row["seconds"]), _memory_cell(row["peak_bytes"]), seed_cell, _plain_cell(row["stopped"])]
+    return [_seconds_cell(row["seconds"]), _memory_cell(row["peak_bytes"]), seed_cell, _plain_cell(ended_text(row))]
 
 
 _LEADING = (

@@ -30,16 +30,23 @@ def value_text(key: str, value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.{_DIGITS.get(KNOWN_METRICS[key].unit, 3)}f}"
 
 
-def _seconds_text(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
+    """A duration as tables print it."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
 
 
-def _bytes_text(n_bytes: int | None) -> str:
+def bytes_text(n_bytes: int | None) -> str:
+    """An amount of memory as tables print it."""
     if n_bytes is None:
         return UNDEFINED
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def ended_text(row: Row) -> str:
+    """How the method ended, and what was chosen for it."""
+    return f"{row['stopped']}; {row['chosen']}" if "chosen" in row else row["stopped"]
 
 
 def best_text(key: str, values: Sequence[float | None]) -> str | None:
@@ -96,7 +103,7 @@ def make_table(rows: Sequence[Row], title: str) -> Table:
     columns = [_row_cells(rows, key) for key in METRICS]
     for index, (name, row) in enumerate(zip(_names(rows), rows, strict=True)):
         cells = [column[index] for column in columns]
-        table.add_row(Text(name), *cells, _seconds_text(row["seconds"]), _bytes_text(row["peak_bytes"]), Text(row["stopped"]))
+        table.add_row(Text(name), *cells, seconds_text(row["seconds"]), bytes_text(row["peak_bytes"]), Text(ended_text(row)))
     return table
 
 
@@ -108,9 +115,9 @@ def make_upright_table(rows: Sequence[Row], title: str) -> Table:
         table.add_column(Text(name), justify="right", overflow="fold", min_width=9)
     for key, metric in METRICS.items():
         table.add_row(f"{metric.short} {_unit(key)}".strip(), *_row_cells(rows, key))
-    table.add_row("Time", *(_seconds_text(row["seconds"]) for row in rows))
-    table.add_row("Peak", *(_bytes_text(row["peak_bytes"]) for row in rows))
-    table.add_row("Ended", *(Text(row["stopped"]) for row in rows))
+    table.add_row("Time", *(seconds_text(row["seconds"]) for row in rows))
+    table.add_row("Peak", *(bytes_text(row["peak_bytes"]) for row in rows))
+    table.add_row("Ended", *(Text(ended_text(row)) for row in rows))
     return table
 
 
@@ -221,14 +228,18 @@ def print_leaderboard(standing: Standing, console: Console | None = None) -> Non
         _print_at_full_width(console, table, width)
 
 
-def print_published(published: Sequence[Published], console: Console | None = None) -> None:
-    """Prints the published scores; long names fold where a terminal is narrow."""
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Prints a table: long cells fold where a terminal is narrow, files get it at full width."""
     console = console or Console()
-    table = make_published_table(published)
     if console.is_terminal:
         console.print(table)
     else:
         _print_at_full_width(console, table, console.measure(table, options=endless_options(console)).maximum)
+
+
+def print_published(published: Sequence[Published], console: Console | None = None) -> None:
+    """Prints the published scores; long names fold where a terminal is narrow."""
+    print_table(make_published_table(published), console)
 
 
 def write_csv(rows: Iterable[Row], path: Path | str, overwrite: bool = False) -> None:
@@ -237,11 +248,12 @@ def write_csv(rows: Iterable[Row], path: Path | str, overwrite: bool = False) ->
     keys = list(dict.fromkeys([*METRICS, *(key for row in rows for key in row["metrics"])]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "scan", "seed", *_TOLD, *keys, "seconds", "peak_bytes", "stopped"])
+    writer.writerow(["method", "scan", "seed", *_TOLD, *keys, "seconds", "peak_bytes", "stopped", "chosen"])
     for row in rows:
         metrics = [row["metrics"].get(key) for key in keys]
         told = [basis_of(row).dialect, basis_of(row).convention, stage_of(row), row.get("kind"), row.get("attested")]
-        writer.writerow([row["method"], row["scan"], row["seed"], *told, *metrics, row["seconds"], row["peak_bytes"], row["stopped"]])
+        ended = [row["seconds"], row["peak_bytes"], row["stopped"], row.get("chosen")]
+        writer.writerow([row["method"], row["scan"], row["seed"], *told, *metrics, *ended])
     write_text(path, text.getvalue(), overwrite)
 
 

@@ -24,19 +24,60 @@ class Term:
     start: Tensor
 
 
+@dataclass(slots=True)
+class GrowingPenalty:
+    """A penalty mu that grows by `growth` whenever the split K x - z has not shrunk to `share` of what it was a step before: then mu is too weak to
+    bring the two together. It stands still with a growth of 1. `value` is what solve and prox read at every step.
+    """
+
+    value: float
+    growth: float = 1.0
+    share: float = 0.7
+    split: float = math.inf
+
+    def grow(self, split: float) -> float:
+        """The factor by which mu grows after a step that left this ||K x - z||."""
+        factor = self.growth if split > self.share * self.split else 1.0
+        self.split, self.value = split, self.value * factor
+        return factor
+
+
 def admm(
-    solve: Callable[[Sequence[Tensor]], Tensor], terms: Sequence[Term], *, n_iterations: int, tolerance: float, on_step: OnStep | None = None
+    solve: Callable[[Sequence[Tensor]], Tensor],
+    terms: Sequence[Term],
+    *,
+    n_iterations: int,
+    tolerance: float,
+    start: Tensor | None = None,
+    penalty: GrowingPenalty | None = None,
+    on_step: OnStep | None = None,
 ) -> Solution[Tensor]:
     """Minimise sum_i g_i(K_i x) (Boyd et al., Found Trends Mach Learn 2011, scaled duals).
 
-    solve: the targets t_i = z_i - s_i -> argmin_x sum_i mu_i/2 ||K_i x - t_i||^2. Stops when the relative change ||x - x_before|| / ||x|| falls below
-    the tolerance (0: never), checked before the duals move; residual and curve hold that change. on_step(step, change) is called after every step.
-    Raises InputError for a setting out of range, or if x is no longer finite.
+    solve: the targets t_i = z_i - s_i -> argmin_x sum_i mu_i/2 ||K_i x - t_i||^2. start: an x to begin with, whose first targets come from the
+    proximal maps with duals of 0 (None: the terms' own). Stops when the relative change ||x - x_before|| / ||x|| falls below the tolerance (0:
+    never), checked before the duals move; residual and curve hold that change. penalty: of the first term, where solve and prox read it anew at
+    every step (its dual shrinks as it grows). on_step(step, change) is called after every step. Raises InputError for a setting out of range, or if x
+    is no longer finite.
     """
     check_iterations(n_iterations, tolerance)
     targets = [term.start for term in terms]
     duals = [torch.zeros_like(target) for target in targets]
-    x, before, curve = solve(targets), None, []
+    curve: list[float] = []
+
+    def advance(x: Tensor) -> None:
+        for i, term in enumerate(terms):
+            v = term.forward(x).add_(duals[i])
+            z = term.prox(v)
+            v.sub_(z)
+            if penalty is not None and i == 0:
+                v.div_(penalty.grow(float(torch.linalg.vector_norm(v - duals[i]))))
+            duals[i] = v
+            targets[i] = z.sub_(duals[i])
+
+    if start is not None:
+        advance(start)
+    x, before = solve(targets), start
     for step in range(1, n_iterations + 1):
         change = relative_change(x, before)
         curve.append(change)
@@ -48,14 +89,15 @@ def admm(
             on_step(step, change)
         if change < tolerance or step == n_iterations:
             break
-        for i, term in enumerate(terms):
-            v = term.forward(x).add_(duals[i])
-            z = term.prox(v)
-            duals[i] = v.sub_(z)
-            targets[i] = z.sub_(duals[i])
+        advance(x)
         x, before = solve(targets), x
     stopped = "tolerance reached" if curve[-1] < tolerance else "max steps"
     return Solution(x, len(curve), stopped, curve[-1], tuple(curve))
+
+
+def continued(on_step: OnStep | None, n_before: int) -> OnStep | None:
+    """The same report for a later stage of a method: its steps count on from n_before."""
+    return None if on_step is None else lambda step, value: on_step(n_before + step, value)
 
 
 def relative_change(x: Tensor, before: Tensor | None) -> float:

@@ -10,6 +10,7 @@ from qsmdl.physics.derivatives import gradient_power
 from qsmdl.physics.dipole import dipole_kernel
 from qsmdl.physics.fourier import fast_shape
 from qsmdl.physics.unwrap import mask_box
+from qsmdl.plausible import check_not_phase
 from qsmdl.scan import ChiMap, FieldMap, Outcome
 
 PADDING = 1.25
@@ -38,6 +39,7 @@ class WorkingGrid:
                 f"The field map of {field.name!r} is a {field.kind!r} field, but this solver takes a 'local' one: sources outside the mask would be "
                 "explained by sources inside. Remove the background field first, or use a total-field method."
             )
+        check_not_phase(field.field_ppm[field.mask], f"The field map of {field.name!r}")
         if padding is None:
             x, y, z = field.geometry.shape
             return cls(field, (slice(0, x), slice(0, y), slice(0, z)), field.geometry.shape)

@@ -22,3 +22,10 @@ class Solution(Generic[X]):
     def outcome(self) -> Outcome:
         """The same without the solution, as maps carry it."""
         return Outcome(self.n_steps, self.stopped, self.residual, self.curve)
+
+
+def in_stages(x: X, *stages: Solution[X]) -> Solution[X]:
+    """The result x of several stages: their steps and curves one after the other, the end of the last."""
+    last = stages[-1]
+    curve = tuple(value for stage in stages for value in stage.curve)
+    return Solution(x, sum(stage.n_steps for stage in stages), last.stopped, last.residual, curve)

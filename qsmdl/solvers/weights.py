@@ -1,5 +1,6 @@
 """Weights of the data term."""
 
+import math
 from typing import Literal
 
 import torch
@@ -65,3 +66,21 @@ def reject_outliers(weight: Tensor, residual: Tensor, *, factor: float = 6.0, po
     q = centred / (factor * centred.square().mean().sqrt()).clamp(min=torch.finfo(weight.dtype).tiny)
     tuned = weight / q.clamp(min=1.0) ** power
     return tuned * (weight.mean() / tuned.mean())
+
+
+def inner_pairs(mask: Tensor) -> Tensor:
+    """Where both voxels of a periodic forward difference lie in the mask: bool, [x, y, z] to [3, x, y, z]."""
+    return torch.stack([mask & mask.roll(-1, axis) for axis in range(3)])
+
+
+def percentile(values: Tensor, percent: float) -> Tensor:
+    """The nearest-rank percentile of values [n] of any length (torch.quantile ends at 16 million); 0 where there are none."""
+    n = values.numel()
+    return values.kthvalue(min(max(math.ceil(percent / 100 * n), 1), n)).values if n else values.new_zeros(())
+
+
+def percentile_ramp(values: Tensor, within: Tensor, low_percent: float, high_percent: float) -> Tensor:
+    """1 up to the lower percentile of the values within a mask, 0 from the higher one on, linear between; 0 outside the mask."""
+    low, high = (percentile(values[within], p) for p in (low_percent, high_percent))
+    width = (high - low).clamp(min=torch.finfo(values.dtype).tiny)
+    return torch.where(within, ((high - values) / width).clamp(0, 1), 0.0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from qsmdl.errors import InputError
 from qsmdl.physics.dipole import Dipole, dipole_kernel
 from qsmdl.physics.fourier import irfft3, rfft3
 from qsmdl.scan import FieldMap, Geometry
-from qsmdl.solvers.direct import half_spectrum_mean, l2, tkd
+from qsmdl.solvers.direct import half_spectrum_mean, l2, sdi, tkd, tsvd
 
 GEOMETRIES = [Geometry((9, 12, 7), (1.0, 1.3, 0.9), (0.0, 0.6, 0.8)), Geometry((8, 7, 10), (1.1, 0.8, 1.0), (0.48, 0.6, 0.64))]
 
@@ -136,3 +138,42 @@ def test_total_fields_and_odd_paddings_are_refused(solver, tiny):
         solver(total)
     with pytest.raises(InputError, match="padding factor"):
         solver(field, padding=0.5)
+
+
+@pytest.mark.parametrize(("threshold", "expected", "slope"), [(0.1, 44.66, 0.80)])
+def test_tsvd_on_the_check_phantom(threshold: float, expected: float, slope: float, check_phantom, nrmse):
+    field, chi = check_phantom
+    found = nrmse(tsvd(field, threshold=threshold, padding=None), chi)
+    assert found == (pytest.approx(expected, abs=0.1), pytest.approx(slope, abs=0.01))
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.1, 48.68), (0.2, 49.65)])
+def test_sdi_on_the_check_phantom(threshold: float, expected: float, check_phantom, nrmse):
+    field, chi = check_phantom
+    assert nrmse(sdi(field, threshold=threshold, padding=None), chi)[0] == pytest.approx(expected, abs=0.1)
+
+
+def test_tsvd_drops_what_tkd_clamps(geometry: Geometry):
+    """What is left of a map is the part of its spectrum where |D| exceeds the threshold."""
+    chi = torch.randn(geometry.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    kernel = dipole_kernel(geometry.shape, geometry.voxel_size_mm, geometry.b0_direction, half=False, dtype=torch.float64)
+    operator = Dipole(geometry.shape, geometry.voxel_size_mm, geometry.b0_direction, fft_shape=geometry.shape, dtype=torch.float64)
+    expected = torch.fft.ifftn(torch.fft.fftn(chi) * (kernel.abs() > 0.15)).real
+    found = tsvd(field_of(operator(chi), geometry), threshold=0.15, padding=None).chi_ppm
+    torch.testing.assert_close(found, expected)
+    share = float((kernel.abs() > 0.15).double().mean())
+    corrected = tsvd(field_of(operator(chi), geometry), threshold=0.15, slope_correction=True, padding=None).chi_ppm
+    torch.testing.assert_close(corrected, expected / share)
+
+
+@pytest.mark.parametrize("solver", [tsvd, sdi])
+@pytest.mark.parametrize("threshold", [0.0, -0.1, 2 / 3, 1.0, float("nan")])
+def test_relatives_of_tkd_refuse_thresholds_out_of_range(solver, threshold: float, tiny):
+    with pytest.raises(InputError, match="threshold"):
+        solver(tiny(), threshold=threshold)
+
+
+@pytest.mark.parametrize("solver", [tsvd, sdi])
+def test_relatives_of_tkd_refuse_a_total_field(solver, tiny):
+    with pytest.raises(InputError, match="total-field method"):
+        solver(replace(tiny(), kind="total"))

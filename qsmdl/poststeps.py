@@ -1,0 +1,72 @@
+"""What any method may have done around it: its regularisation chosen without truth (`select`), and ringing removed from its map (`unring`)."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qsmdl.about import About
+from qsmdl.errors import InputError
+from qsmdl.physics.unring import unring
+from qsmdl.scan import ChiMap, FieldMap
+from qsmdl.selecting.rules import check_rule
+from qsmdl.selecting.sweep import candidates_between, check_candidates, select_map
+from qsmdl.validation import check_settings
+
+POST_STEPS = ("unring", "select", "select_candidates")
+"""Settings of every method beside its function's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostSteps:
+    """unring: remove the ringing of a k-space crop from the map (docs/unring.md); select: the rule that chooses the method's parameter (docs/
+    parameters.md), None to keep the setting; select_candidates: what it chooses from, None for a decade on either side of the setting.
+    """
+
+    unring: bool = False
+    select: str | None = None
+    select_candidates: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, name: str, settings: Mapping[str, Any], about: About) -> "PostSteps":
+        """From a method's settings; keys of others are passed over. Raises InputError for values that cannot be, naming the method."""
+        told = {key: settings[key] for key in POST_STEPS if key in settings}
+        check_settings(name, cls, told)
+        rule, candidates = told.get("select"), told.get("select_candidates")
+        if rule is not None:
+            check_rule(rule)
+            if not about.parameter:
+                raise InputError(f"{name}.select is {rule!r}, but {name} has no parameter that balances data and regularisation. Set it to null.")
+        if candidates is not None:
+            told["select_candidates"] = check_candidates(candidates)
+            if rule is None:
+                raise InputError(f"{name}.select_candidates is given, but {name}.select is null. Name a rule, or leave the candidates out.")
+        return cls(**told)
+
+
+def default_candidates(parameter: str, value: Any, low: float = 0.0, high: float = math.inf) -> tuple[float, ...]:
+    """A decade on either side of a setting, within bounds. Raises InputError where the setting is no positive number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{parameter} is {value!r}, so there is no decade around it to choose from. Give select_candidates.")
+    return candidates_between(max(value / 10, low), min(value * 10, high), whole=isinstance(value, int))
+
+
+def run_with_steps(run: Callable[..., ChiMap], field: FieldMap, steps: PostSteps, parameter: str, value: Any) -> ChiMap:
+    """A map with the steps switched on. run: the method, which takes `parameter` as a keyword in place of its setting `value`."""
+    if steps.select is None:
+        chi = run()
+    else:
+        candidates = steps.select_candidates or default_candidates(parameter, value)
+        chi = select_map(lambda tried: run(**{parameter: tried}), field, parameter=parameter, rule=steps.select, candidates=candidates)
+    return unrung(chi) if steps.unring else chi
+
+
+@torch.no_grad()
+def unrung(chi: ChiMap) -> ChiMap:
+    """The map without the ringing of a k-space crop: `physics.unring` on the scan's whole grid along x, y and z, as the challenge's truth was made,
+    and masked again. Raises InputError for a grid with an axis of less than 8 voxels.
+    """
+    return dataclasses.replace(chi, chi_ppm=torch.where(chi.mask, unring(chi.chi_ppm), 0.0))
