@@ -7,6 +7,7 @@ function's but every method's: `unring`, `select` and `select_candidates` (`post
 """
 
 import functools
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from qsmdl.about import About, MethodKind, about, about_of
 from qsmdl.adaptation.fidelity import echo_fidelity, field_fidelity
 from qsmdl.adaptation.fine import FineInterrupted, FineSettings, FineState, FineStep, fine_tune
 from qsmdl.data.inputs import Prior, paste, prepare_inputs
 from qsmdl.errors import InputError
+from qsmdl.io.provenance import canonical_json, tensors_digest
 from qsmdl.io.weights import load_weights, save_weights
 from qsmdl.networks.build import build_network, load_tensors
 from qsmdl.networks.scaling import PpmAdapter
@@ -171,8 +174,8 @@ def fine(
     """FINE (Zhang et al., NeuroImage 2020): the weights of a trained network are fitted to this one scan, with the physics as the loss.
 
     checkpoint: the network to start from, as for `unet`; fidelity: "echoes" (all echoes' phases, which must start at 0 at TE = 0; without a scan the
-    field is taken) or "field"; the rest: `adaptation.fine.FineSettings`. state_path: where Ctrl-C leaves the state, and from where a fit goes on if
-    the file exists.
+    field is taken) or "field"; the rest: `adaptation.fine.FineSettings`. state_path: where Ctrl-C leaves the state, and from where the same fit goes
+    on if the file exists (more steps or time may be given; another network, scan, fidelity or tv_weight is refused).
     """
     if fidelity not in ("echoes", "field"):
         raise InputError(f"fidelity is {fidelity!r}; it must be 'echoes' or 'field'.")
@@ -184,7 +187,13 @@ def fine(
         data = echo_fidelity(scan, field, inputs.box, inputs.geometry)
     else:
         data = field_fidelity(field, inputs.box, inputs.geometry)
-    state = _load_state(state_path)
+
+    def identity() -> dict[str, Any]:
+        echoes = {} if scan is None else {"magnitude": scan.magnitude, "phase_rad": scan.phase_rad}
+        measured = tensors_digest({"field_ppm": field.field_ppm, "mask": field.mask, **echoes})
+        return {"weights": tensors_digest(network.state_dict()), "data": measured, "fidelity": fidelity, "tv_weight": tv_weight}
+
+    state = _load_state(state_path, identity)
     report = None if on_step is None else lambda step: on_step(step.number, _shown(step))
     try:
         result = fine_tune(
@@ -192,7 +201,7 @@ def fine(
         )
     except FineInterrupted as stop:
         if state_path is not None:
-            save_weights(state_path, stop.result.state.tensors, {"fine_state": stop.result.state.numbers}, overwrite=True)
+            _save_state(state_path, stop.result.state, identity())
             stop.state_path = state_path
         raise
     if state_path is not None:
@@ -204,10 +213,26 @@ def _shown(step: FineStep) -> float:
     return step.objective if math.isnan(step.whitened) else step.whitened
 
 
-def _load_state(path: Path | None) -> FineState | None:
+def _seal(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
+    return hashlib.sha256(f"{tensors_digest(tensors)} {canonical_json(card)}".encode()).hexdigest()
+
+
+def _save_state(path: Path, state: FineState, identity: Mapping[str, Any]) -> None:
+    """identity: of the fit, which alone may go on from here."""
+    card = {"fine_state": state.numbers, "identity": dict(identity)}
+    save_weights(path, state.tensors, card | {"seal": _seal(state.tensors, card)}, overwrite=True)
+
+
+def _load_state(path: Path | None, identity: Callable[[], Mapping[str, Any]]) -> FineState | None:
+    """Raises InputError for a state that was changed, or belongs to a fit of another network, to other data, or with another objective."""
     if path is None or not Path(path).exists():
         return None
     tensors, card = load_weights(path)
-    if not isinstance(card.get("fine_state"), dict):
+    if not isinstance(card.get("fine_state"), dict) or not isinstance(card.get("identity"), dict):
         raise InputError(f"{path} holds no state of an interrupted FINE. Remove it to start anew.")
+    if card.get("seal") != _seal(tensors, {key: card[key] for key in ("fine_state", "identity")}):
+        raise InputError(f"{path} was changed after an interrupted FINE wrote it. Remove it to start anew.")
+    differs = [key for key, value in identity().items() if card["identity"].get(key) != value]
+    if differs:
+        raise InputError(f"{path} is the state of another fit (other {', '.join(differs)}). Call FINE as before to go on, or remove it.")
     return FineState(tensors, card["fine_state"])

@@ -265,13 +265,16 @@ class Phantom:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Truth:
-    """What scoring compares with: chi_ppm [x, y, z], labels [x, y, z] uint8 and the mask, on the scan's grid; mask_source: which mask that is."""
+    """What scoring compares with: chi_ppm [x, y, z], labels [x, y, z] uint8 and the mask, on the scan's grid; mask_source: which mask that is;
+    brain_mask: the scan's own, where another is scored in (None: the same).
+    """
 
     geometry: Geometry
     chi_ppm: Tensor
     labels: Tensor
     mask: Tensor
     mask_source: str = "MaskBrainExtracted"
+    brain_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_mask(self.mask, self.geometry.shape)

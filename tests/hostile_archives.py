@@ -156,6 +156,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "bytes between members": (_hidden_bytes, "bytes that belong to none"),
     "thousands of members": (lambda: archive({f"{i}.nii": b"" for i in range(3000)}), "declares 3000 members"),
     "zip64": (lambda: patched(archive(good_members()), END, 16, b"\xff" * 4), "zip64"),
+    "zip64 sizes in an extra field": (_with_info(extra=struct.pack("<2H2Q", 0x0001, 16, 1 << 40, 1 << 40)), "0x0001"),
     "split archive": (lambda: patched(archive(good_members()), END, 4, b"\x01\x00"), "split"),
     "overlapping members": (_overlapping, "contradicts|overlap"),
     "another name in front of the data": (_in_local(30, b"ZZ"), "contradicts the archive's directory"),
@@ -182,6 +183,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "magic of a pair": (lambda: with_map(nifti(chi_map("Sim1"), patches=[(344, b"ni1\0")])), r"\.hdr/\.img pair"),
     "vast dimensions": (_with_axes(3, 32767, 32767, 32767), "declares 3 axes of 32767"),
     "negative dimensions": (_with_axes(3, -14, -18, 16), "declares 3 axes of -14"),
+    "two axes": (_with_axes(2), "declares 2 axes of 14 x 18"),
+    "one axis": (_with_axes(1), "declares 1 axes of 14"),
     "absurd number of axes": (_with_axes(30000), "declares 30000 axes"),
     "wrong shape": (lambda: with_map(nifti(chi_map("Sim1")[:, :-1])), "14 x 17 x 16 voxels, but the truth has 14 x 18 x 16"),
     "axes permuted": (lambda: with_map(nifti(chi_map("Sim1").transpose(1, 0, 2))), "18 x 14 x 16"),
@@ -215,6 +218,7 @@ HARMLESS: dict[str, Callable[[], bytes]] = {
     "big-endian": lambda: archive({SIM1: nifti(chi_map("Sim1"), order=">", dtype=">f4"), SIM2: nifti(chi_map("Sim2"))}),
     "a trailing axis of one": lambda: archive({SIM1: nifti(chi_map("Sim1")[..., None]), SIM2: nifti(chi_map("Sim2"))}),
     "other order": lambda: archive(dict(reversed(good_members().items()))),
+    "a scale factor that is not a number": lambda: with_map(nifti(chi_map("Sim1"), patches=[(112, struct.pack("<f", np.nan))])),
     "descriptive text in the header": lambda: with_map(nifti(chi_map("Sim1"), patches=[(148, b"FSL 6.0")])),
 }
 """Archives with the same maps that any zip program may write."""

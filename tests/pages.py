@@ -1,8 +1,12 @@
-"""A run's folder as evaluate.py leaves it, with maps that differ, for tests of pages."""
+"""A run's folder as evaluate.py leaves it, with maps that differ, and a reader of what is made of it, for tests of pages."""
 
+import base64
+import gzip
 import json
 from dataclasses import replace
+from html.parser import HTMLParser
 
+import nibabel as nib
 import numpy as np
 
 from qsmdl.challenge.kept_truth import keep_truth
@@ -45,3 +49,38 @@ def make_run(folder, sample, *, methods=METHODS, scans=("Sim1", "Sim2"), truth=T
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "config.yaml").write_text("seed: 7\nname: '</pre><script>alert(3)</script>'\n")
     return maps
+
+
+class Reader(HTMLParser):
+    """Elements with their attributes, the text of scripts by id, and the text between tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.scripts, self.words, self._script = [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag == "script":
+            self.scripts.append([dict(attributes), ""])
+            self._script = self.scripts[-1]
+
+    def handle_endtag(self, tag):
+        if tag == "script":
+            self._script = None
+
+    def handle_data(self, data):
+        if self._script is not None:
+            self._script[1] += data
+        else:
+            self.words.append(data)
+
+    def script(self, name):
+        return next(text for attributes, text in self.scripts if attributes.get("id") == name)
+
+    @property
+    def data(self):
+        return json.loads(self.script("report-data"))
+
+    def volume(self, name):
+        return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(self.script(name).strip(), validate=True)))

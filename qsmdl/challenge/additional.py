@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-from qsmdl.challenge.volumes import Mask, Volume, Volumes
+from qsmdl.challenge.volumes import Mask, Volume, Volumes, mean_of
 
 SIGMA_VOXELS = 1.5
 """Of every Gaussian window here."""
@@ -107,7 +107,7 @@ def _percent(error: float, reference: float) -> float | None:
 
 def correlation(a: Volume, b: Volume) -> float | None:
     """Pearson correlation of two arrays of one shape. None where one of them is constant."""
-    x, y = (v.ravel() - v.mean() for v in (a, b))
+    x, y = (v.ravel() - mean_of(v) for v in (a, b))
     norm = float(np.linalg.norm(x)) * float(np.linalg.norm(y))
     return float(x @ y) / norm if norm > 0 else None
 

@@ -14,6 +14,8 @@ BOX_MARGIN, RIM_WIDTH, GUARD_WIDTH = 3, 4, 8
 """Voxels: the box around the calcification, the rim in which streaks are measured, the guard zone that must stay above the threshold."""
 LOWEST_THRESHOLD_PPM = -1.5
 """Where the released code stops its search."""
+_NO_HUNDREDTHS_PPM = -1e9
+"""Below it, in maps that diverged, floating-point numbers are too far apart for steps of 0.01 to mean anything."""
 UNDEFINED: dict[str, float | None] = {"CalcStreak": None, "CalcMoment": None, "DeviationFromCalcMoment": None}
 
 
@@ -27,6 +29,8 @@ def shell(shape: tuple[int, ...], outer: Box, inner: Box) -> Mask:
 
 def _threshold(lowest_ppm: float, limit_ppm: float) -> float:
     """The first of 0, -0.01, -0.02, ... that `lowest_ppm` does not lie below, but not below the limit."""
+    if max(lowest_ppm, limit_ppm) < _NO_HUNDREDTHS_PPM:
+        return max(lowest_ppm, limit_ppm)
     step = max(0, math.floor(-100 * max(lowest_ppm, limit_ppm)) - 1)
     while lowest_ppm < -step / 100 and -step / 100 > limit_ppm:
         step += 1

@@ -86,12 +86,13 @@ def builtin_cases(
 
 def write_builtin_release(
     root: Path, *, stage: int, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: float = 100.0, n_orientations: int = 1, seed: int = 0
-) -> None:
-    """Writes the heads of `builtin_cases` as a release: Sim1 and Sim2 for stage 1, Sim1Snr1 to Sim2Snr2 for stage 2.
+) -> list[str]:
+    """Writes the heads of `builtin_cases` as a release: Sim1 and Sim2 for stage 1, Sim1Snr1 to Sim2Snr2 for stage 2; returns the names of the scans.
 
     Snr1 has the peak SNR given, Snr2 ten times as much (the challenge: 100 and 1000) with noise of its own. Scans that an earlier call wrote with the
     same settings are left as they are. Raises InputError where one of other settings is in the way.
     """
+    names = []
     for level in range(1 if stage == 1 else 2):
         recipe = _builtin_recipe(n_pairs, voxel_size_mm, peak_snr * STAGE_2_SNR_FACTOR**level)
         for index in range(n_pairs):
@@ -100,6 +101,8 @@ def write_builtin_release(
                 params = draw_volume(recipe, volume_seed("test", seed, index), contrast=contrast, name=name)
                 # Noise of its own, also beside that of the orientations of the other level.
                 _write_once(root / name, recipe, dataclasses.replace(params, noise_seed=params.noise_seed + level * MAX_ORIENTATIONS), n_orientations)
+                names.append(name)
+    return names
 
 
 def _write_once(folder: Path, recipe: Recipe, params: VolumeParams, n_orientations: int) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from qsmdl.challenge.maps import describe
 from qsmdl.challenge.metrics import nrmse
+from qsmdl.challenge.record import alone
 from qsmdl.challenge.release import ReleaseScan
 from qsmdl.challenge.run import Case, digest_of
 from qsmdl.challenge.stages import Plan, read_truths
@@ -127,6 +128,20 @@ def choose(
     check_search_spaces(plan, search)
     truths = read_truths(plan)
     storage = plan.folder / STUDIES if tuning.study is None else Path(tuning.study)
+    with alone(storage.with_name(f".{storage.name}.lock")):
+        return _choose(plan, search, tuning, contents, truths, storage, on_trial, on_step)
+
+
+def _choose(
+    plan: Plan,
+    search: Search,
+    tuning: TuningSettings,
+    contents: Mapping[str, str],
+    truths: Mapping[str, Truth],
+    storage: Path,
+    on_trial: OnTrialReport,
+    on_step: OnStep,
+) -> dict[tuple[str, str], Tuned]:
     found = {}
     for level, scans in levels(plan.scans, tuning.per_snr).items():
         pairs = [(plan.read(scan), truths[scan.name]) for scan in scans if scan.has_truth]

@@ -8,9 +8,10 @@ tells what is caught and what is not.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qsmdl.challenge.matching import OUTLINE_THRESHOLD, Reference, detail_threshold, match
@@ -19,7 +20,7 @@ from qsmdl.challenge.truth import read_truth
 from qsmdl.data.sources import recipe_digest
 from qsmdl.errors import InputError
 from qsmdl.io.fingerprint import Fingerprint, content_hash
-from qsmdl.io.provenance import CARD_ENTRY, links_of, seal_problem, volumes_of
+from qsmdl.io.provenance import CARD_ENTRY, MadeBy, links_of, seal_problem, volumes_of
 from qsmdl.io.weights import load_weights
 from qsmdl.methods import Method
 from qsmdl.networks.build import architecture_fingerprint
@@ -62,18 +63,24 @@ def _source_problem(source: Any) -> str | None:
     if not isinstance(source, dict):
         return "a source that is not described"
     if source.get("kind") == "folder":
-        return None if source.get("volumes") else "a folder without volumes"
+        volumes = source.get("volumes")
+        return None if isinstance(volumes, list) and volumes else "a folder without volumes"
     if source.get("kind") != "generator":
         return f"a source of the unknown kind {source.get('kind')!r}"
-    if TRAINED_ON.get(str(source.get("stream"))) != source.get("use"):
+    stream = str(source.get("stream"))
+    if stream not in TRAINED_ON or TRAINED_ON[stream] != source.get("use"):
         return f"the stream {source.get('stream')!r} of phantoms used for {source.get('use')!r}; training draws from 'train' only"
+    if not all(isinstance(source.get(key), int) for key in ("seed", "n_volumes")):
+        return "a generator without a seed or number of volumes"
     if not isinstance(source.get("recipe"), dict) or recipe_digest(source["recipe"]) != source.get("recipe_digest"):
         return "a generator whose recipe and digest differ"
     return None
 
 
 def _link_problem(link: Mapping[str, Any], architecture: str) -> str | None:
-    if link.get("earlier_problem"):
+    if link.get("made_by") not in get_args(MadeBy):
+        return f"the record was made by {link.get('made_by')!r}; known are {', '.join(get_args(MadeBy))}"
+    if link.get("earlier_problem") is not None:
         return f"training went on from a checkpoint that is not attested: {link['earlier_problem']}"
     if link.get("architecture") != architecture:
         return f"the record is of the architecture {link.get('architecture')}, but the card's network has {architecture}"
@@ -99,11 +106,14 @@ def check_record(card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Atte
             problem = next((p for p in (_link_problem(link, architecture) for link in links_of(record)) if p), None)
         if problem is not None:
             return Attestation(False, problem)
-        n_volumes = len(volumes_of(record))
+        volumes = volumes_of(record)
+        blank = next((volume.name for volume in volumes if volume.signature.is_blank), None)
+        if blank is not None:
+            return Attestation(False, f"the record's signature of {blank} is blank, so nobody can compare it with a truth")
     except (InputError, KeyError, TypeError, AttributeError) as error:
         return Attestation(False, f"its training record cannot be read ({error})")
     made = "made by the training itself" if all(link.get("made_by") == "training" for link in links_of(record)) else "declared afterwards"
-    return Attestation(True, f"its record, {made}, names {f'{n_volumes} volumes' if n_volumes else 'generated phantoms only'}")
+    return Attestation(True, f"its record, {made}, names {f'{len(volumes)} volumes' if volumes else 'generated phantoms only'}")
 
 
 def _plain(tensor: Tensor) -> Any:
@@ -118,12 +128,14 @@ class TruthIndex:
         self.exact: dict[str, tuple[str, str]] = {}
         self._compared: dict[str, Hit | None] = {}
         for name, truth in truths.items():
-            content, mask = content_hash(truth.chi_ppm), content_hash(truth.mask)
-            self.exact.setdefault(mask, (name, "mask"))
+            content, brain = content_hash(truth.chi_ppm), truth.mask if truth.brain_mask is None else truth.brain_mask
+            for mask in (truth.mask, brain):
+                self.exact.setdefault(content_hash(mask), (name, "mask"))
             if self.exact.get(content, ("", ""))[1] != "values":
                 self.exact[content] = (name, "values")
-                values = np.where(_plain(truth.mask), _plain(truth.chi_ppm), 0).astype(np.float32)
-                self.references[name] = Reference(values, _plain(truth.mask), truth.geometry.voxel_size_mm)
+                values = np.where(_plain(brain), _plain(truth.chi_ppm), 0).astype(np.float32)
+                scored = None if torch.equal(brain, truth.mask) else _plain(truth.mask)
+                self.references[name] = Reference(values, _plain(brain), truth.geometry.voxel_size_mm, scored)
 
     def hit(self, volume: Fingerprint) -> Hit | None:
         """The first agreement of a volume with a truth that is beyond chance; volumes of equal content are compared once."""
@@ -187,16 +199,17 @@ def _volumes_of_card(card: Mapping[str, Any]) -> list[Fingerprint]:
 
 
 def admit(methods: Sequence[Method], *, allow_unattested: bool = False) -> Admission:
-    """Whether the networks among the methods may enter the deep-learning track; reads no truth.
+    """Whether the networks among the methods (all that take a checkpoint, or call themselves deep learning) may enter the deep-learning track;
+    reads no truth.
 
     Raises InputError for a network without a clean record, unless allow_unattested, which lets it in with attested False. Methods without a network
     are not listed.
     """
     attested, volumes = {}, {}
     for method in methods:
-        if method.kind != "deep learning":
-            continue
         path = method.weights_path
+        if path is None and method.kind != "deep learning":
+            continue
         tensors, card = load_weights(path) if path is not None else ({}, {})
         attestation = check_record(card, tensors)
         if not attestation.clean and not allow_unattested:

@@ -31,7 +31,7 @@ def inflate(chunks: Iterable[bytes], *, name: str, wbits: int, max_bytes: int) -
     """
     inflater = zlib.decompressobj(wbits)
     n_packed = n_bytes = 0
-    for chunk in chunks:
+    for chunk in filter(None, chunks):
         if inflater.eof:
             raise InputError(f"bytes follow the end of the compressed data in {name}. {_REMEDY}")
         n_packed += len(chunk)
@@ -46,7 +46,8 @@ def inflate(chunks: Iterable[bytes], *, name: str, wbits: int, max_bytes: int) -
             if n_bytes > max_bytes:
                 raise InputError(f"{name} expands to more than the {max_bytes} bytes that it declares or that a map of this grid has. {_REMEDY}")
             check_ratio(name, n_packed, n_bytes)
-            yield piece
+            if piece:
+                yield piece
         if inflater.unused_data:
             raise InputError(f"bytes follow the end of the compressed data in {name}. {_REMEDY}")
     if not inflater.eof:

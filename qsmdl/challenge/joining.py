@@ -53,8 +53,11 @@ def _has_form(method: str, folder: Path, stage: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class JoinedRatings:
-    """visual: stage -> method -> mean visual score; raters: how far raters agree; problems: ratings that could not be used, in words."""
+    """used: the ratings of the rows' methods (and of the truth) on the rows' scans; visual: stage -> method -> mean visual score; raters: how far
+    raters agree in those used; problems: ratings that could not be used, in words.
+    """
 
+    used: list[Rating]
     visual: dict[int | None, dict[str, float]]
     raters: Correlations | None
     problems: list[str] = field(default_factory=list)
@@ -71,19 +74,18 @@ def read_all_ratings(paths: Iterable[Path]) -> list[Rating]:
 def join_ratings(rows: Sequence[Row], ratings: Sequence[Rating]) -> JoinedRatings:
     """The mean visual score of each method in each stage, from the ratings of that stage's scans; the truth among the ratings is no method."""
     if not ratings:
-        return JoinedRatings({}, None)
-    methods = {row["method"] for row in rows}
+        return JoinedRatings([], {}, None)
+    methods, every_scan = {row["method"] for row in rows}, {row["scan"] for row in rows}
+    used = [r for r in ratings if r.scan in every_scan and r.submission in {*methods, TRUTH_NAME}]
     visual: dict[int | None, dict[str, float]] = {}
-    used: set[str] = set()
     for stage in dict.fromkeys(stage_of(row) for row in rows):
         scans = {row["scan"] for row in rows if stage_of(row) == stage}
-        used |= scans
-        visual[stage] = {name: value for name, value in mean_visual(r for r in ratings if r.scan in scans).items() if name in methods}
+        visual[stage] = {name: value for name, value in mean_visual(r for r in used if r.scan in scans).items() if name in methods}
     problems = []
     strangers = sorted({r.submission for r in ratings} - methods - {TRUTH_NAME})
     if strangers:
         problems.append(f"ratings of {', '.join(strangers)} were not used: no row has that name")
-    other = sorted({r.scan for r in ratings} - used)
+    other = sorted({r.scan for r in ratings} - every_scan)
     if other:
         problems.append(f"ratings on {', '.join(other)} were not used: no row is on that scan")
-    return JoinedRatings(visual, rater_correlations(ratings), problems)
+    return JoinedRatings(used, visual, rater_correlations(used), problems)

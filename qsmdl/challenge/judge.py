@@ -24,7 +24,7 @@ from qsmdl.challenge.archive import Member, member_bytes, read_directory, shown
 from qsmdl.challenge.form import check_identifier
 from qsmdl.challenge.mapfile import largest_file_bytes, read_map
 from qsmdl.challenge.metrics import Scores
-from qsmdl.challenge.plan import Plan
+from qsmdl.challenge.plan import Plan, fingerprint_of
 from qsmdl.challenge.references import Reference, load_references
 from qsmdl.challenge.submission import check_complete, scan_of_entry
 from qsmdl.errors import InputError
@@ -142,15 +142,16 @@ def judge_archive(path: Path, plan: Plan, references: Mapping[str, Reference]) -
     is not the submission's fault.
     """
     max_bytes = sum(largest_file_bytes(r.shape) for r in references.values()) * 11 // 10 + (1 << 20)
+    name = path.name.encode(errors="backslashreplace").decode()  # file systems allow names that no text file can hold
     try:
         with _open_plain(path, max_bytes) as file:
             judged, sha256 = _judge_open(file, path, plan, references)
     except InputError as error:
-        return Refused(path.name, str(error))
+        return Refused(name, str(error))
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a hostile archive provokes, the others go on
-        return Refused(path.name, f"it provoked {type(error).__name__}: {ascii(str(error))[:200]}. Pack it with `qsmdl submit`.")
+        return Refused(name, f"it provoked {type(error).__name__}: {ascii(str(error))[:200]}. Pack it with `qsmdl submit`.")
     if not judged.resumed:
         content = {**plan.identity(sha256), "identifier": judged.identifier, "scores": judged.scores}
         write_json(plan.path(sha256), content, overwrite=True)
@@ -162,6 +163,7 @@ class _Worker:
 
     plan: Plan
     references: Mapping[str, Reference]
+    unchanged: bool
 
 
 def _end_with_parent() -> None:
@@ -176,9 +178,12 @@ def _start_worker(plan: Plan) -> None:
     logging.getLogger("qsmdl").setLevel(logging.ERROR)  # the parent has read the same truths and passed its warnings on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _Worker.plan, _Worker.references = plan, load_references(plan.folders)
+    _Worker.unchanged = fingerprint_of(_Worker.references) == plan.fingerprint
 
 
 def _work(path: Path) -> Outcome:
+    if not _Worker.unchanged:
+        raise InputError("The truths changed while the judging began, so no score would be of those that were checked. Run the same command again.")
     return judge_archive(path, _Worker.plan, _Worker.references)
 
 

@@ -9,7 +9,6 @@ Source of the format: NIfTI-1 Data Format (nifti1.h), NIfTI Data Format Working 
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import nibabel as nib
@@ -64,7 +63,7 @@ def _check_beginning(name: str, head: bytes) -> str:
 
 def _check_grid(name: str, head: bytes, order: str, shape: Shape) -> None:
     n_axes, *axes = struct.unpack_from(f"{order}8h", head, 40)
-    if not 1 <= n_axes <= 7 or tuple(axes[: max(n_axes, 3)]) != (*shape, *[1] * (n_axes - 3)):
+    if not 3 <= n_axes <= 7 or tuple(axes[:n_axes]) != (*shape, *[1] * (n_axes - 3)):
         declared = " x ".join(str(n) for n in axes[: min(max(n_axes, 1), 7)])
         raise InputError(
             f"{name} declares {n_axes} axes of {declared} voxels, but the truth has {' x '.join(map(str, shape))}. "
@@ -136,16 +135,14 @@ def _check_finite(name: str, values: NDArray[np.float32], mask: NDArray[np.bool_
         )
 
 
-def read_map(
-    chunks: Iterable[bytes], *, name: str, gzipped: bool, shape: Shape, mask: NDArray[np.bool_], scratch: Path | None = None
-) -> NDArray[np.float32]:
+def read_map(chunks: Iterable[bytes], *, name: str, gzipped: bool, shape: Shape, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """A map [x, y, z] from the bytes of a `.nii` or `.nii.gz` file, in the units of the file, scale factors applied.
 
-    The bytes flow into a temporary file without a name, of at most `largest_file_bytes`, in the folder scratch (None: the system's); it vanishes
-    with the process. name: what messages call the file, fit to be printed; mask [x, y, z]: only to say where values that are not finite lie.
+    The bytes flow into a temporary file without a name, of at most `largest_file_bytes`, which vanishes with the process. name: what messages call
+    the file, fit to be printed; mask [x, y, z]: only to say where values that are not finite lie.
     Raises InputError: damaged, too large, a header that breaks a rule, another grid, NaN or Inf.
     """
-    with tempfile.TemporaryFile(dir=scratch) as file:
+    with tempfile.TemporaryFile() as file:
         for piece in _unpacked(chunks, name, shape) if gzipped else chunks:
             file.write(piece)
         check_file(file, name=name, shape=shape)

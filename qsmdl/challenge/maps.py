@@ -64,12 +64,12 @@ def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: s
     return None
 
 
-def check_unchanged(path: Path, before: Any, now: Mapping[str, Any]) -> None:
-    """Raises InputError where what a file of an earlier call says differs from what is wanted now."""
+def check_unchanged(path: Path, before: Any, now: Mapping[str, Any], *, remedy: str = "choose another hydra.run.dir") -> None:
+    """Raises InputError where what a file of an earlier call says differs from what is wanted now; remedy: what else than the same settings helps."""
     difference = _first_difference(before, now) if isinstance(before, Mapping) else "it is no object"
     if difference:
         raise InputError(
-            f"{path} belongs to a run with other settings: {difference}. Call it with the same settings to go on, or choose another hydra.run.dir."
+            f"{path} belongs to a run with other settings: {difference}. Call it with the same settings to go on, or {remedy}."
         )
 
 

@@ -92,12 +92,13 @@ def _coarse(detail: Volume, size_mm: float) -> Volume:
 class Reference:
     """A truth to compare volumes with; what the comparisons share is computed once.
 
-    chi_ppm [x, y, z]; mask [x, y, z] bool; voxel_size_mm.
+    chi_ppm [x, y, z]; mask [x, y, z] bool: of the brain; voxel_size_mm; other_mask: another one whose outline is looked for.
     """
 
     chi_ppm: Volume
     mask: Mask
     voxel_size_mm: Triple
+    other_mask: Mask | None = None
     _details: dict[float, tuple[Volume, Mask]] = field(default_factory=dict)
     _outlines: list[Volume] = field(default_factory=list)
 
@@ -110,10 +111,10 @@ class Reference:
         return self._details[scale]
 
     def outlines(self) -> list[Volume]:
-        """The mask's outline in its 48 orientations, ready to be correlated."""
+        """The outlines of the masks in their 48 orientations, ready to be correlated."""
         if not self._outlines:
-            cube = outline_of(self.mask)
-            self._outlines = [_normalised_edges(np.ascontiguousarray(oriented(cube, o))) for o in ORIENTATIONS]
+            cubes = [outline_of(mask) for mask in (self.mask, self.other_mask) if mask is not None]
+            self._outlines = [_normalised_edges(np.ascontiguousarray(oriented(cube, o))) for cube in cubes for o in ORIENTATIONS]
         return self._outlines
 
 

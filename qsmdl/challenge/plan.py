@@ -45,6 +45,11 @@ class Plan:
         return self.scores / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
+def fingerprint_of(references: Mapping[str, Reference]) -> str:
+    """A hash of all truths, masks and labels of a judging, and of which scan each belongs to."""
+    return hashlib.sha256("".join(f"{scan} {references[scan].fingerprint} " for scan in sorted(references)).encode()).hexdigest()
+
+
 def make_plan(
     truth: Path | str, out: Path | str, *, stage: int | None = None, dialect: str = "rc2", additional: bool = False
 ) -> tuple[Plan, dict[str, Reference]]:
@@ -57,5 +62,4 @@ def make_plan(
     references = load_references(folders)
     for reference in references.values():
         reference.score(reference.chi_ppm, dialect=dialect, additional=False)
-    fingerprint = hashlib.sha256("".join(f"{scan} {references[scan].fingerprint} " for scan in sorted(references)).encode()).hexdigest()
-    return Plan(folders, fingerprint, stage, dialect, additional, Path(out) / SCORES_FOLDER), references
+    return Plan(folders, fingerprint_of(references), stage, dialect, additional, Path(out) / SCORES_FOLDER), references

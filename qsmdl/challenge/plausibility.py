@@ -1,11 +1,14 @@
 """Whether a map can be what it says: in ppm, with the sign of ppm, and a segmentation with what the metrics need."""
 
+import logging
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from nibabel import orientations
+from numpy.typing import NDArray
 
 from qsmdl.challenge.regression import demeaned_inside, fit_line
 from qsmdl.challenge.volumes import BLOOD, CALCIFICATION, DEEP_GREY_MATTER, TISSUE, Labels, Mask, Vector, Volume
@@ -13,9 +16,15 @@ from qsmdl.errors import InputError
 from qsmdl.scan import LABELS
 from qsmdl.units import hz_per_ppm, rad_per_ppm
 
+logger = logging.getLogger(__name__)
+
+Affine = NDArray[np.floating[Any]]
 RC2_ECHO_TIMES_S = (0.004, 0.012, 0.020, 0.028)
 _LEAST_CORRELATION, _TOLERANCE, _LARGEST_SPREAD = 0.3, 2.0, 30.0
 """A map is called mistaken only where it resembles the truth, and lies within a factor of two of a known unit: methods under- and overestimate."""
+_ORIENTATIONS: Any = orientations  # nibabel carries no types
+_CLEARLY = 0.05
+"""By how much a correlation must be higher for a map to count as turned."""
 _NUCLEI_SURVIVE_MM = 3.0
 """In larger voxels the smallest nuclei may win the majority of none."""
 _SIM2 = re.compile(r"sim2(?!\d)", re.IGNORECASE)
@@ -76,18 +85,20 @@ def check_units(
 
     The factor is the slope of the regression of the map on the truth inside the mask, where their correlation exceeds 0.3; it is taken for a unit
     within a factor of two of one. A map that resembles the truth less, a field map say, is refused where it varies 30 times as much as the truth.
-    `source`: what the message calls the map.
+    `source`: what the message calls the map. Raises InputError too for a field strength that is not positive.
     """
+    if not (math.isfinite(b0_tesla) and b0_tesla > 0):
+        raise InputError(f"b0_tesla is {b0_tesla}; the field strength must be positive, in tesla.")
     slope, correlation, spread = compare_to_truth(recon, truth, mask)
     found = f"the slope of its regression on the truth is {slope:.4g}, the correlation {correlation:.2f}"
-    if correlation < -_LEAST_CORRELATION and 1 / _TOLERANCE < -slope < _TOLERANCE:
+    known = _known_units(abs(slope), b0_tesla, echo_times_s) if abs(correlation) > _LEAST_CORRELATION else ""
+    if known:
+        raise InputError(f"{source} is not in ppm: {found}, which suggests {known}. Divide the map by the factor, so that it is in ppm.")
+    if correlation < -_LEAST_CORRELATION:
         raise InputError(
             f"{source} has the opposite sign of the truth: {found}. Paramagnetic tissue (iron, veins) must be positive: multiply the map by -1, "
             "or invert the phase it was made from."
         )
-    known = _known_units(abs(slope), b0_tesla, echo_times_s) if abs(correlation) > _LEAST_CORRELATION else ""
-    if known:
-        raise InputError(f"{source} is not in ppm: {found}, which suggests {known}. Divide the map by the factor, so that it is in ppm.")
     if spread > _LARGEST_SPREAD:
         known = _known_units(spread, b0_tesla, echo_times_s)
         raise InputError(
@@ -95,6 +106,31 @@ def check_units(
             + (f"The nearest unit is {known}. " if known else "")
             + "Check that it is the map and not a field map in Hz, convert it to ppm, and check that the method did not diverge."
         )
+
+
+def check_orientation(recon: Volume, truth: Volume, mask: Mask, affines: tuple[Affine, Affine], *, source: str = "The map") -> None:
+    """Scoring compares voxels in the order of the files, whatever their affines (4 x 4, of the map and of the truth) say about left and right.
+
+    Raises InputError where they say that axes run differently and a map turned accordingly resembles the truth more; where it does not, the map's
+    affine was lost or made up on the way, as happens to many, and a warning says so. Volumes [x, y, z] and finite; `source`: what messages call
+    the map.
+    """
+    if not all(np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0 for affine in affines):
+        return
+    own, wanted = (_ORIENTATIONS.io_orientation(affine) for affine in affines)
+    if np.array_equal(own, wanted):
+        return
+    codes, wanted_codes = ("".join(_ORIENTATIONS.ornt2axcodes(one)) for one in (own, wanted))
+    axes = f"its affine says that its axes run to {codes}, the truth's to {wanted_codes}"
+    turned = _ORIENTATIONS.apply_orientation(recon, _ORIENTATIONS.ornt_transform(own, wanted))
+    likeness = compare_to_truth(recon, truth, mask).correlation
+    turned_likeness = compare_to_truth(turned, truth, mask).correlation if turned.shape == truth.shape else -1.0
+    if turned_likeness > likeness + _CLEARLY:
+        raise InputError(
+            f"{source} lies on another grid: {axes}, and turned so it correlates with the truth by {turned_likeness:.2f} instead of {likeness:.2f}. "
+            "Write the map with its axes in the order and direction of the truth's."
+        )
+    logger.warning("%s: %s, but turning it would not make it resemble the truth more; voxels are compared in the order of the files.", source, axes)
 
 
 def _missing(present: set[int], voxel_size_mm: Vector) -> list[int]:
@@ -119,8 +155,8 @@ def check_labels(
     if missing:
         raise InputError(
             f"{source} holds no {', '.join(f'{names[m]} ({m})' for m in missing)} inside the mask, so not all official metrics are defined "
-            f"(labels found: {sorted(present)}). Use the challenge's labels, or score without these metrics if they are meant to be absent "
-            "(--allow-missing-labels)."
+            f"(labels found: {sorted(present)}). Use the challenge's labels; where some are meant to be absent, `qsmdl score --allow-missing-labels` "
+            "scores the rest."
         )
     if scan is not None and _SIM2.match(scan) and CALCIFICATION not in present:
         raise InputError(

@@ -72,14 +72,17 @@ def parse_scan(scan: str) -> ScanName:
     return ScanName(int(match[1]), None if match[2] is None else int(match[2]))
 
 
-def stage_of(row: Row) -> int | None:
-    """The stage a row belongs to: as it says, or else as its scan's name tells: Sim1 is of stage 1, Sim1Snr2 of stage 2, others of none."""
-    if "stage" in row:
-        return row["stage"]
-    simulation, snr_level = parse_scan(row["scan"])
+def stage_of_scan(scan: str) -> int | None:
+    """The stage that a scan's name tells: Sim1 is of stage 1, Sim1Snr2 of stage 2, others of none."""
+    simulation, snr_level = parse_scan(scan)
     if simulation is None:
         return None
     return 1 if snr_level is None else 2
+
+
+def stage_of(row: Row) -> int | None:
+    """The stage a row belongs to: as it says, or else as its scan's name tells (`stage_of_scan`)."""
+    return row["stage"] if "stage" in row else stage_of_scan(row["scan"])
 
 
 def basis_of(row: Row) -> Basis:
@@ -93,12 +96,14 @@ def _counts(key: str, scan: str) -> bool:
 
 
 def _mean_metric(key: str, rows: Sequence[Row]) -> float | None:
-    values = [row["metrics"].get(key) for row in rows if _counts(key, row["scan"])]
-    defined = [value for value in values if value is not None]
-    # a mean over fewer scans than the other methods' would not compare; calcifications alone are allowed to be absent
-    if not defined or (len(defined) < len(values) and key not in _SIM2_ONLY):
+    counted = [row for row in rows if _counts(key, row["scan"])]
+    defined = [(row["scan"], value) for row in counted if (value := row["metrics"].get(key)) is not None]
+    # A mean over fewer scans than the other methods' would not compare. Only calcifications may be absent, and not in Sim2, which always has one:
+    # there a map that lost it has no streaking, and must not be judged by its other noise level alone.
+    lost = {row["scan"] for row in counted} - {scan for scan, _ in defined}
+    if not defined or any(key not in _SIM2_ONLY or parse_scan(scan).simulation == 2 for scan in lost):
         return None
-    return sum(defined) / len(defined)
+    return sum(value for _, value in defined) / len(defined)
 
 
 def _attested(rows: Sequence[Row]) -> bool | None:
@@ -156,7 +161,8 @@ def average_rows(rows: Iterable[Row]) -> list[Row]:
     """One row per method, seed and basis with at least two scans, in the order of first appearance: `mean_row`.
 
     Rows of different dialects, conventions of the truth or stages are never averaged together. The two calcification metrics (and CalcMoment) come
-    from Sim2 alone; other scans' count where they are defined. Any other metric that is undefined on one of the scans is undefined in the average.
+    from Sim2 alone, where both noise levels must have them; those of scans outside the challenge count where they are defined. Any other metric that
+    is undefined on one of the scans is undefined in the average.
     To report noise levels apart, pass the rows of one level.
     Raises InputError: one method, seed, basis and scan twice.
     """

@@ -14,7 +14,6 @@ from scipy.ndimage import gaussian_laplace, uniform_filter
 
 from qsmdl.challenge.calcification import BOX_MARGIN, GUARD_WIDTH, RIM_WIDTH, UNDEFINED, shell
 from qsmdl.challenge.regions import blood_region
-from qsmdl.challenge.regression import demeaned_inside
 from qsmdl.challenge.volumes import CALCIFICATION, DEEP_GREY_MATTER, TISSUE, Labels, Mask, Scores, Volume, Volumes, bounding_box
 
 _TINY = 1e-30
@@ -35,10 +34,10 @@ def _line(x: Volume, y: Volume) -> tuple[float, float]:
 
 def _errors(recon: Volume, truth: Volume, region: Mask) -> tuple[float | None, float | None]:
     """NRMSE and detrended NRMSE in %; (None, None) for an empty region or a constant truth."""
-    pair = demeaned_inside(recon, truth, region)
-    if pair is None:
+    if not region.any():
         return None, None
-    r, t = pair
+    r, t = recon[region], truth[region]
+    r, t = r - r.mean(), t - t.mean()
     norm = math.sqrt(float((t * t).sum()))
     if norm < _TINY:
         return None, None

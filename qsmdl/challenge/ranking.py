@@ -146,6 +146,14 @@ def check_same_data(rows: Iterable[Row]) -> None:
             )
 
 
+def undeclared_data(rows: Sequence[Row]) -> str | None:
+    """A note where some rows do not say which data they are on, so that nothing but their word tells that they compare; None where all do."""
+    silent = list(dict.fromkeys(row["method"] for row in rows if "data" not in row and row["metrics"]))
+    if not silent or len({row["method"] for row in rows}) < 2:
+        return None
+    return f"rows of {', '.join(silent)} do not say which data they are on (data): that all are on the same scans is taken on trust"
+
+
 def display_names(rows: Iterable[tuple[str, int | None]]) -> dict[tuple[str, int | None], str]:
     """How (method, seed) is called: the method, with its seed where a method was run with several."""
     seeds: dict[str, set[int | None]] = {}

@@ -8,12 +8,14 @@ raters. The truth is rated as if it were a submission.
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qsmdl.challenge.protocol import stage_of_scan
 from qsmdl.errors import InputError
 from qsmdl.io.files import read_json
 from qsmdl.validation import did_you_mean
@@ -96,12 +98,13 @@ def read_key(path: Path | str) -> dict[str, str]:
 
 
 def _find_key(path: Path, codes: Iterable[str]) -> dict[str, str]:
-    """The key beside a CSV file that knows its codes."""
+    """The key beside a CSV file that knows its codes. Other files may have such a name: what is no key is passed over."""
     wanted = set(codes)
     for candidate in sorted(path.parent.glob(f"*{KEY_SUFFIX}")):
-        key = read_key(candidate)
-        if wanted <= set(key):
-            return key
+        with suppress(InputError):
+            key = read_key(candidate)
+            if wanted <= set(key):
+                return key
     raise InputError(
         f"{path} holds blind codes ({min(wanted)}, ...), and no *{KEY_SUFFIX} file beside it knows all of them. "
         "Put the key that was written with the rating page there, or name it."
@@ -143,19 +146,19 @@ def check_unique(ratings: Iterable[Rating], source: str) -> None:
         seen.add(item)
 
 
-def _worst(ratings: Iterable[Rating]) -> dict[tuple[str, str, str], int]:
-    """(rater, submission, category) -> the worst over the scans."""
-    worst: dict[tuple[str, str, str], int] = {}
+def _worst(ratings: Iterable[Rating]) -> dict[tuple[str, str, str, int | None], int]:
+    """(rater, submission, category, stage) -> the worst over the scans of that stage."""
+    worst: dict[tuple[str, str, str, int | None], int] = {}
     for r in ratings:
-        item = (r.rater, r.submission, r.category)
+        item = (r.rater, r.submission, r.category, stage_of_scan(r.scan))
         worst[item] = max(worst.get(item, 0), r.value)
     return worst
 
 
 def mean_by_category(ratings: Iterable[Rating]) -> dict[str, dict[str, float]]:
-    """Submission -> category -> mean over the raters of the worst over the scans; for discrepancies that is the share of raters who saw one."""
+    """Submission -> category -> mean over the raters of the worst over the scans of a stage; for discrepancies the share of raters who saw one."""
     collected: dict[str, dict[str, list[int]]] = {}
-    for (_, submission, category), value in _worst(ratings).items():
+    for (_, submission, category, _), value in _worst(ratings).items():
         collected.setdefault(submission, {}).setdefault(category, []).append(value)
     return {name: {category: sum(v) / len(v) for category, v in categories.items()} for name, categories in collected.items()}
 
@@ -185,16 +188,16 @@ def _pearson(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def rater_correlations(ratings: Iterable[Rating]) -> Correlations:
-    """How far raters agree: Pearson's correlation between each two of them over the (submission, scale) items both rated, worst of the scans.
+    """How far raters agree: Pearson's correlation between each two of them over the (submission, scale, stage) items both rated, worst of the scans.
 
     The truth and the discrepancies are left out: everybody gives the truth 0, which would feign agreement. None with fewer than three shared items,
     or where one of the two gave the same value throughout.
     """
-    by_rater: dict[str, dict[tuple[str, str], int]] = {}
-    for (rater, submission, category), value in _worst(ratings).items():
+    by_rater: dict[str, dict[tuple[str, str, int | None], int]] = {}
+    for (rater, submission, category, stage), value in _worst(ratings).items():
         items = by_rater.setdefault(rater, {})
         if category in SCALES and submission != TRUTH_NAME:
-            items[submission, category] = value
+            items[submission, category, stage] = value
     raters = tuple(sorted(by_rater))
     matrix, n_shared = [], []
     for a in raters:

@@ -1,6 +1,10 @@
 """protocol.json: what a run of a stage did, written before it begins and completed as it goes on."""
 
+import fcntl
+import logging
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +15,30 @@ from qsmdl.challenge.maps import MAPS, check_unchanged
 from qsmdl.errors import InputError
 from qsmdl.io.files import read_json, write_json
 
+logger = logging.getLogger(__name__)
+
 FILE_NAME = "protocol.json"
+LOCK = ".lock"
+"""What a run keeps to itself in its folder while it works there."""
 STATES = ("reconstructing", "maps written", "scored")
 """The truths of stage 1 are opened only from the second on."""
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keeps `path` (an empty file, made where it is not there) to this process until the block ends, or the process, however it does.
+
+    Raises InputError where another process has it. On a file system without locks nothing is kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"Another process works in {path.parent} (it holds {path.name}). Wait for its end, or choose another folder.") from error
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s): see to it that no other process works there.", path, error.strerror)
+        yield
 
 
 def versions() -> dict[str, str]:

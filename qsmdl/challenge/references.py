@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmdl.challenge.metrics import Scores, score
-from qsmdl.challenge.plausibility import check_units
+from qsmdl.challenge.plausibility import check_labels, check_units
 from qsmdl.challenge.release import ReleaseScan, check_truth
 from qsmdl.challenge.run import digest_of
 from qsmdl.challenge.submission import SCANS
@@ -44,14 +44,13 @@ class Reference:
         or varies more than 20 times, or less than a 20th, as the truth does. name: what the message calls the map.
         """
         recon, truth = chi.astype(np.float64), self.chi_ppm.astype(np.float64)
-        spread = float(recon[self.mask].std())
-        if spread == 0:
+        if np.ptp(recon[self.mask]) == 0:
             raise InputError(
                 f"{name} is constant ({recon[self.mask][0]:g}) inside the mask, so it is no "
                 "susceptibility map. Hand in the reconstruction."
             )
         check_units(recon, truth, self.mask, source=name, b0_tesla=self.geometry.b0_tesla)
-        ratio = spread / float(truth[self.mask].std())
+        ratio = float(recon[self.mask].std() / truth[self.mask].std())
         if not 1 / LARGEST_SPREAD <= ratio <= LARGEST_SPREAD:
             raise InputError(
                 f"{name} varies {ratio:.4g} times as much as the truth inside the mask; more than {LARGEST_SPREAD:g} times, or less than "
@@ -118,13 +117,16 @@ def _load(scan: str, folder: Path) -> Reference:
     truth = read_truth(folder)
     check_truth(ReleaseScan(scan, folder, has_truth=True), truth)
     fingerprint = digest_of(truth.chi_ppm, truth.mask, truth.labels)
-    arrays = truth.chi_ppm.numpy(), truth.mask.numpy(), truth.labels.numpy()
-    return Reference(*arrays, truth.geometry, digest_of(truth.chi_ppm), fingerprint)
+    chi, mask, labels = truth.chi_ppm.numpy(), truth.mask.numpy(), truth.labels.numpy()
+    if np.ptp(chi[mask]) == 0:
+        raise InputError(f"The truth of {scan} in {folder} is constant ({chi[mask][0]:g}) inside the mask; nothing compares with it. Check the file.")
+    check_labels(labels, mask, source=f"The segmentation of {scan} in {folder}", voxel_size_mm=truth.geometry.voxel_size_mm)
+    return Reference(chi, mask, labels, truth.geometry, digest_of(truth.chi_ppm), fingerprint)
 
 
 def load_references(folders: Mapping[str, Path]) -> dict[str, Reference]:
-    """Reads the truths that `find_references` found. Raises InputError as `truth.read_truth`, for Sim2 without its calcification, and for truths on
-    different grids.
+    """Reads the truths that `find_references` found. Raises InputError as `truth.read_truth`, for Sim2 without its calcification, missing labels
+    (`plausibility.check_labels`), a constant truth, and truths on different grids.
     """
     references = {scan: _load(scan, folder) for scan, folder in folders.items()}
     shapes = {scan: reference.shape for scan, reference in references.items()}

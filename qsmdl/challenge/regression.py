@@ -7,12 +7,12 @@ by s, which gives 100 sqrt(1 / c^2 - 1); `detrended_nrmse_v0` fits the truth to 
 
 import numpy as np
 
-from qsmdl.challenge.volumes import Mask, Volume
+from qsmdl.challenge.volumes import Mask, Volume, mean_of
 
 
 def fit_line(x: Volume, y: Volume) -> tuple[float, float]:
     """Least-squares (slope, offset) of y = slope x + offset; a constant x gives slope 0 and the mean of y."""
-    x_mean, y_mean = float(x.mean()), float(y.mean())
+    x_mean, y_mean = mean_of(x), mean_of(y)
     dx = x - x_mean
     variance = float(dx @ dx)
     slope = float(dx @ (y - y_mean)) / variance if variance > 0 else 0.0
@@ -29,7 +29,7 @@ def demeaned_inside(recon: Volume, truth: Volume, region: Mask) -> tuple[Volume,
     if not region.any():
         return None
     r, t = recon[region], truth[region]
-    return r - r.mean(), t - t.mean()
+    return r - mean_of(r), t - mean_of(t)
 
 
 def nrmse(recon: Volume, truth: Volume, region: Mask) -> float | None:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qsmdl.challenge.protocol import parse_scan
-from qsmdl.challenge.truth import find_truth, truth_places
+from qsmdl.challenge.truth import EVALUATION_FILE, find_truth, truth_places
 from qsmdl.errors import InputError
-from qsmdl.io.nifti import has_nifti
+from qsmdl.io.nifti import SUFFIXES
 from qsmdl.io.rc2 import CHI, FREQUENCY, MAGNITUDE, MASK, PHASE, SEGMENTATION, TRUTH_FOLDER
 from qsmdl.scan import LABELS, Truth
 
 _SCAN_NAME = re.compile(r"sim[12](snr\d+)?", re.IGNORECASE)
 _NEEDED = (PHASE, MAGNITUDE, MASK)
+_TELLING = {(stem + suffix).lower() for stem in (PHASE, MAGNITUDE, FREQUENCY) for suffix in SUFFIXES}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,12 @@ class ReleaseScan:
 
 def _looks_like_scan(folder: Path) -> bool:
     """A scan whose files are all there, or one that lost some: by its name or by the files left."""
-    return _SCAN_NAME.fullmatch(folder.name) is not None or any(has_nifti(folder, stem) for stem in (PHASE, MAGNITUDE, FREQUENCY))
+    return _SCAN_NAME.fullmatch(folder.name) is not None or _holds_echoes(folder)
+
+
+def _holds_echoes(folder: Path) -> bool:
+    """In upper or lower case: what is spelt otherwise is an error, and must not be overlooked."""
+    return any(path.name.lower() in _TELLING for path in folder.iterdir())
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -48,7 +54,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _scan_folders(root: Path) -> list[Path]:
     """The scan that `root` is, or those in it, or in the folders in it."""
-    if any(has_nifti(root, stem) for stem in (PHASE, MAGNITUDE, FREQUENCY)):
+    if _holds_echoes(root):
         return [root]
     found = []
     for child in _subfolders(root):
@@ -65,21 +71,53 @@ def _of_stage(folders: Sequence[Path], stage: int | None) -> list[Path]:
     return (without_level or with_level) if stage == 1 else (with_level or without_level)
 
 
-def _missing_files(folder: Path) -> list[str]:
+def _named_otherwise(folder: Path, names: Sequence[str]) -> str:
+    """What a folder holds in place of the first of some names, differing in upper and lower case only; nothing where there is none."""
+    known = {name.lower() for name in names}
+    if any((folder / name).exists() for name in names):
+        return ""
+    return next((path.name for path in sorted(folder.iterdir()) if path.name.lower() in known), "")
+
+
+def _file_problem(scan: str, folder: Path, stem: str) -> str | None:
+    """What is wrong with a volume that must be there, in words."""
+    names = [stem + suffix for suffix in SUFFIXES]
+    found = [name for name in names if (folder / name).is_file()]
+    if len(found) == 1:
+        return None
+    if found:
+        return f"{scan} holds both {' and '.join(found)} in {folder}"
+    other = _named_otherwise(folder, names)
+    what = stem if folder.name == scan else f"{folder.name}/{stem}"
+    return f"{scan} lacks {what} in {folder}" + (f", where {other} is: upper and lower case count" if other else "")
+
+
+def _optional_problems(folder: Path) -> list[str]:
+    """Parts of a scan that need not be there, but are, under a name that would be overlooked."""
+    places = truth_places(folder)
+    wanted = [(place.parent, [place.name]) for place in places if not any(other.is_dir() for other in places)]
+    wanted += [(place, [EVALUATION_FILE]) for place in places if place.is_dir()]
+    wanted.append((folder, [FREQUENCY + suffix for suffix in SUFFIXES]))
+    found = [(place, names[0], _named_otherwise(place, names)) for place, names in wanted]
+    return [f"{folder.name} needs {name} in {place}, where {other} is: upper and lower case count" for place, name, other in found if other]
+
+
+def _problems(folder: Path) -> list[str]:
     """What is missing, in words. A folder for the truth that holds only half of it counts as incomplete, none at all as a blind scan."""
-    gaps = [stem for stem in _NEEDED if not has_nifti(folder, stem)]
+    needed = [(folder, stem) for stem in _NEEDED]
     place = next((place for place in truth_places(folder) if place.is_dir()), None)
     if place is not None:
-        gaps += [f"{place.name}/{stem}" for stem in (CHI, SEGMENTATION) if not has_nifti(place, stem)]
-    return [f"{folder.name} lacks {gap} in {place if '/' in gap else folder}" for gap in gaps]
+        needed += [(place, stem) for stem in (CHI, SEGMENTATION)]
+    found = (_file_problem(folder.name, where, stem) for where, stem in needed)
+    return [problem for problem in found if problem] + _optional_problems(folder)
 
 
 def _check_complete(root: Path, folders: Iterable[Path]) -> None:
-    gaps = [gap for folder in folders for gap in _missing_files(folder)]
-    if gaps:
+    problems = [problem for folder in folders for problem in _problems(folder)]
+    if problems:
         raise InputError(
-            f"The release {root} is incomplete: {'; '.join(gaps)} (.nii or .nii.gz). "
-            "Copy the missing files, or name the complete scans with data.scans."
+            f"The release {root} is incomplete: {'; '.join(problems)}. "
+            "Copy the missing files (.nii or .nii.gz), rename or remove the others, or name the complete scans with data.scans."
         )
 
 
@@ -103,6 +141,8 @@ def find_scans(root: str | Path, *, names: Sequence[str] | None = None, stage: i
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder. data.root names a folder of scans in the challenge's layout.")
+    if isinstance(names, str):
+        raise InputError(f"data.scans is {names!r}, but must be a list: data.scans=[{names}].")
     folders = [folder.resolve() if folder.name in ("", "..") else folder for folder in _scan_folders(root)]
     if names is not None:
         missing = sorted(set(names) - {folder.name for folder in folders})

@@ -13,7 +13,10 @@ _MAX_NAME = 200
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # JSON knows integers of any length
+        return False
 
 
 def _is_count(value: Any) -> bool:
@@ -24,6 +27,11 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _MAX_NAME and value.isprintable()
 
 
+def _is_text(value: Any) -> bool:
+    """JSON may hold halves of characters (\\ud800), which no file can."""
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
+
+
 _RULES = {
     "method": (_is_name, f"a printable name of 1 to {_MAX_NAME} characters"),
     "scan": (_is_name, f"a printable name of 1 to {_MAX_NAME} characters"),
@@ -31,13 +39,13 @@ _RULES = {
     "seconds": (lambda value: _is_number(value) and value >= 0, "a number that is not negative"),
     "peak_bytes": (lambda value: value is None or _is_number(value), "a number or null"),
     "seed": (lambda value: value is None or _is_count(value), "a whole number or null"),
-    "stopped": (lambda value: isinstance(value, str), "a text"),
+    "stopped": (_is_text, "a text"),
     "dialect": (_is_name, "a name such as rc2"),
     "convention": (_is_name, "a name such as release"),
     "attested": (lambda value: value is None or isinstance(value, bool), "true, false or null"),
     "stage": (lambda value: _is_count(value) and value in (1, 2), "1 or 2"),
-    "data": (lambda value: isinstance(value, str), "a text"),
-    "chosen": (lambda value: isinstance(value, str), "a text"),
+    "data": (_is_text, "a text"),
+    "chosen": (_is_text, "a text"),
 }
 
 
@@ -49,8 +57,10 @@ def _check_kind(kind: Any, where: str) -> None:
 
 def _check_metrics(metrics: Mapping[str, Any], where: str) -> None:
     for key, value in metrics.items():
+        if not _is_name(key):
+            raise InputError(f"{where} has a metric called {key[:60]!r}; names are printable, of 1 to {_MAX_NAME} characters. Correct the row.")
         if value is not None and not _is_number(value):
-            raise InputError(f"{where} has {key} = {value!r}; a metric is a finite number, or null where it is undefined. Correct the row.")
+            raise InputError(f"{where} has {key} = {repr(value)[:60]}; a metric is a finite number, or null where it is undefined. Correct the row.")
 
 
 def _check_row(row: Any, where: str) -> None:

@@ -74,7 +74,8 @@ def check_architectures(now: Mapping[str, str], stage1: Path | None) -> None:
 
 def check_search(method: Method, names: Sequence[str]) -> None:
     """Raises InputError where a network's settings beyond the schedule of its fit would be tuned against the truth."""
-    forbidden = sorted(set(names) - set(NETWORK_TUNABLE)) if method.kind == "deep learning" else []
+    is_network = method.kind == "deep learning" or method.weights_path is not None
+    forbidden = sorted(set(names) - set(NETWORK_TUNABLE)) if is_network else []
     if forbidden:
         raise InputError(
             f"search.{method.name} would tune {forbidden[0]} against the truth, but of a network only {', '.join(NETWORK_TUNABLE)} may be "

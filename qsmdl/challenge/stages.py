@@ -98,15 +98,20 @@ def check_scans(plan: Plan) -> dict[str, str]:
     return {scan.name: content_of(plan.read(scan)) for scan in plan.scans}
 
 
-def begin(plan: Plan, contents: Mapping[str, str], **fixed: Any) -> Record:
-    """Take the run's folder: checks the networks' architectures against stage 1, and an earlier call's protocol against this one's."""
+def prepare(plan: Plan, contents: Mapping[str, str], **fixed: Any) -> Record:
+    """The protocol of a run, after checking the networks' architectures against stage 1; nothing is written."""
     found = architectures(plan.methods)
     if plan.stage == 2:
         check_architectures(found, plan.stage1)
     methods = {m.name: describe(m) | {"architecture": found.get(m.name), "attested": plan.attested.get(m.name)} for m in plan.methods}
     scans = {scan.name: {"content": contents[scan.name], "truth": scan.has_truth} for scan in plan.scans}
     data = {**plan.field_settings, "scans": scans}
-    record = Record(plan.folder, {"stage": plan.stage, "rule": RULES[plan.stage], "seed": plan.seed, "data": data, "methods": methods, **fixed})
+    return Record(plan.folder, {"stage": plan.stage, "rule": RULES[plan.stage], "seed": plan.seed, "data": data, "methods": methods, **fixed})
+
+
+def begin(plan: Plan, contents: Mapping[str, str], **fixed: Any) -> Record:
+    """Take the run's folder, with what `prepare` checks and an earlier call's protocol checked against this one's."""
+    record = prepare(plan, contents, **fixed)
     record.begin()
     return record
 
@@ -120,6 +125,7 @@ def reconstruct_all(plan: Plan, contents: Mapping[str, str], chosen: Settings, r
             key = (scan.name, base.name)
             method = base.with_settings(chosen.get((base.name, scan.name), {}))
             source = made_from(method, scan.name, contents[scan.name], seed=plan.seed, field=plan.field_settings)
+            _check_weights(base, source, record)
             stored = store.find(*key, source)
             reused = stored is not None
             if stored is None:
@@ -130,6 +136,15 @@ def reconstruct_all(plan: Plan, contents: Mapping[str, str], chosen: Settings, r
     sealed = Sealed(store, maps, settings)
     record.write(STATES[1], rows=_row_notes(sealed))
     return sealed
+
+
+def _check_weights(method: Method, source: Mapping[str, Any], record: Record) -> None:
+    """The weights that were admitted when the run began must be those that make its maps, hours later."""
+    if source["weights_sha256"] != record.fixed["methods"][method.name]["weights_sha256"]:
+        raise InputError(
+            f"{method.weights_path} has changed since this run began, so the network {method.name} is no longer the one that was admitted. Put the "
+            "file back and call again, or choose another hydra.run.dir."
+        )
 
 
 def _reconstruct_one(plan: Plan, method: Method, case: Case, store: MapStore, source: Mapping[str, Any], events: Events) -> StoredMap:

@@ -36,7 +36,7 @@ class Packed(NamedTuple):
     form: Path
 
 
-def entry_name(identifier: str, scan: str, suffix: str = ".nii.gz") -> str:
+def entry_name(identifier: str, scan: str, suffix: str = ".nii") -> str:
     """The challenge's name of a map: `ID_Sim1_Step1.nii`, `ID_Sim2Snr1_Step2.nii`, or with .nii.gz."""
     return f"{identifier}_{scan}_Step{stage_of_scan(scan)}{suffix}"
 
@@ -54,7 +54,7 @@ def scan_of_entry(name: str, identifier: str, stage: int) -> str:
     for scan in SCANS[stage]:
         if name in {entry_name(identifier, scan, suffix) for suffix in SUFFIXES}:
             return scan
-    wanted = ", ".join(entry_name(identifier, scan, ".nii") for scan in SCANS[stage])
+    wanted = ", ".join(entry_name(identifier, scan) for scan in SCANS[stage])
     raise InputError(
         f"it holds {name[:80]!a}, but in stage {stage} an archive named {identifier}.zip "
         f"holds {wanted} (or .nii.gz) and nothing else."
@@ -123,10 +123,19 @@ def _check_map(path: Path, volume: Tensor) -> None:
         )
 
 
+def _check_header(header: HeaderInfo) -> None:
+    if not (np.isfinite(header.affine).all() and np.isfinite(header.voxel_size_mm).all() and np.linalg.det(header.affine) != 0):
+        raise InputError(
+            f"{header.path} has the affine {header.affine.tolist()} and voxels of {header.voxel_size_mm} mm, from which no header can be written: "
+            "all must be finite, and no axis may have the length 0. Take the header of the scan."
+        )
+
+
 def _read_maps(maps: Mapping[str, Path]) -> dict[str, tuple[Tensor, HeaderInfo]]:
     read = {scan: read_volume(path, ndim=3) for scan, path in maps.items()}
     (first, *_) = maps
-    for scan, (volume, _) in read.items():
+    for scan, (volume, header) in read.items():
+        _check_header(header)
         _check_map(maps[scan], volume)
         if volume.shape != read[first][0].shape:
             raise InputError(
@@ -136,31 +145,29 @@ def _read_maps(maps: Mapping[str, Path]) -> dict[str, tuple[Tensor, HeaderInfo]]
     return read
 
 
-def _write_archive(path: Path, identifier: str, maps: Mapping[str, tuple[Tensor, HeaderInfo]], suffix: str) -> None:
+def _write_archive(path: Path, identifier: str, maps: Mapping[str, tuple[Tensor, HeaderInfo]]) -> None:
     """Members in the order of the scans, with fixed times, permissions and system: the same maps give the same bytes."""
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as archive:
         for scan in sorted(maps):
             volume, header = maps[scan]
-            source = Path(folder) / f"map{suffix}"
+            source = Path(folder) / "map.nii"
             # a new header: description, auxiliary file, intent, extensions and dates of the original stay behind
             write_volume(source, volume, affine=header.affine, voxel_size_mm=header.voxel_size_mm, overwrite=True)
-            info = zipfile.ZipInfo(entry_name(identifier, scan, suffix), _EPOCH)
+            info = zipfile.ZipInfo(entry_name(identifier, scan), _EPOCH)
             info.create_system, info.external_attr = 3, 0o644 << 16
-            info.compress_type = zipfile.ZIP_STORED if suffix.endswith(".gz") else zipfile.ZIP_DEFLATED
+            info.compress_type = zipfile.ZIP_DEFLATED
             info.file_size = source.stat().st_size
             with source.open("rb") as content, archive.open(info, "w") as member:
                 shutil.copyfileobj(content, member, 1 << 20)
 
 
-def pack(maps: Mapping[str, Path | str], folder: Path | str, *, form: Form, suffix: str = ".nii.gz", overwrite: bool = False) -> Packed:
+def pack(maps: Mapping[str, Path | str], folder: Path | str, *, form: Form, overwrite: bool = False) -> Packed:
     """Writes `ID.zip` and, apart from it, `ID.json` into a folder.
 
-    maps: scan -> a NIfTI file in ppm, one of every scan of the form's stage; form: see `form.Form`, its identifier names the files; suffix: of the
-    maps in the archive. The maps are float32 and keep voxel size, affine and nothing else of their headers.
+    maps: scan -> a NIfTI file in ppm, one of every scan of the form's stage; form: see `form.Form`, its identifier names the files. The maps are
+    float32 and keep voxel size, affine and nothing else of their headers.
     Raises InputError: an incomplete stage, an unreadable map, NaN or Inf, maps on different grids, values that cannot be ppm, an existing target.
     """
-    if suffix not in SUFFIXES:
-        raise InputError(f"suffix is {suffix!r}, but must be one of {', '.join(SUFFIXES)}.")
     form = form_from(form.to_plain())
     for scan in maps:
         if stage_of_scan(scan) != form.stage:
@@ -170,7 +177,7 @@ def pack(maps: Mapping[str, Path | str], folder: Path | str, *, form: Form, suff
     packed = Packed(Path(folder) / f"{form.identifier}.zip", Path(folder) / f"{form.identifier}.json")
     # the archive takes its name only after the form was written, and goes with it if that fails
     with atomic_path(packed.archive, overwrite) as hidden:
-        _write_archive(hidden, form.identifier, read, suffix)
+        _write_archive(hidden, form.identifier, read)
         write_json(packed.form, form.to_plain(), overwrite)
     return packed
 

@@ -108,8 +108,7 @@ def read_truth(folder: Path | str) -> Truth:
     `evaluation_mask`.
 
     Raises InputError naming the files: no truth there (with the places looked at), unreadable, grids that differ, NaN inside the mask, labels that
-    are
-    not whole numbers.
+    are not whole numbers.
     """
     folder = Path(folder)
     mask, geometry, header = read_mask_and_geometry(folder)
@@ -122,4 +121,4 @@ def read_truth(folder: Path | str) -> Truth:
     check_same_grid(header.path, geometry.shape, chi_path, tuple(chi_ppm.shape))
     labels = _read_labels(find_nifti(place, SEGMENTATION), mask, header.path)
     scored = evaluation_mask(folder, mask, header.path)
-    return Truth(geometry, finite_inside(chi_path, chi_ppm, mask | scored.mask), labels, scored.mask, scored.source)
+    return Truth(geometry, finite_inside(chi_path, chi_ppm, mask | scored.mask), labels, scored.mask, scored.source, mask)

@@ -15,8 +15,10 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from qsmdl import __version__
 from qsmdl.challenge.maps import check_unchanged
 from qsmdl.challenge.rules import check_search
 from qsmdl.errors import InputError
@@ -131,9 +133,11 @@ class Study:
         self.path, self.name, self.space, self.seed = storage, name, space, seed
         storage.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.storage = optuna.storages.RDBStorage(f"sqlite:///{storage.resolve()}", engine_kwargs={"connect_args": {"timeout": 60}})
+            url = URL.create("sqlite", database=str(storage.resolve())).render_as_string()
+            self.storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
             self.study = optuna.create_study(storage=self.storage, study_name=name, load_if_exists=True)
-            self._check_identity({**identity, "space": {key: json.loads(optuna.distributions.distribution_to_json(d)) for key, d in space.items()}})
+            searched = {key: json.loads(optuna.distributions.distribution_to_json(d)) for key, d in space.items()}
+            self._check_identity({**identity, "space": searched, "qsmdl_version": __version__})
             self._bury_killed()
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
@@ -145,7 +149,8 @@ class Study:
         if before is None:
             self.study.set_user_attr(_IDENTITY, identity)
         else:
-            check_unchanged(Path(f"{self.path} ({self.name})"), before, json.loads(json.dumps(identity)))
+            now = json.loads(json.dumps(identity))
+            check_unchanged(Path(f"{self.path} ({self.name})"), before, now, remedy="name another file with tuning.study")
 
     def _bury_killed(self) -> None:
         """A trial that still runs belongs to a process that is gone: it does not count, and its settings come again."""

@@ -9,6 +9,7 @@ from qsmdl.challenge.form import Form, read_form
 from qsmdl.challenge.judge import Judged, Refused
 from qsmdl.challenge.plan import Plan
 from qsmdl.challenge.protocol import Row
+from qsmdl.challenge.ratings import TRUTH_NAME
 from qsmdl.challenge.references import Reference
 from qsmdl.errors import InputError
 from qsmdl.io.files import write_json
@@ -73,11 +74,13 @@ def _read_forms(identifiers: Sequence[str], stage: int, folder: Path) -> tuple[d
 
 
 def _names(forms: Mapping[str, Form | None]) -> dict[str, str]:
-    """Acronyms; with the identifier where several submissions have one acronym or it looks like an identifier; identifiers where there is no form."""
+    """Acronyms; with the identifier where several submissions have one acronym, or it looks like an identifier or like the truth's name in ratings;
+    identifiers where there is no form.
+    """
     counts = Counter(form.acronym for form in forms.values() if form is not None)
     names = {}
     for identifier, form in forms.items():
-        unique = form is not None and counts[form.acronym] == 1 and form.acronym not in forms
+        unique = form is not None and counts[form.acronym] == 1 and form.acronym not in (*forms, TRUTH_NAME)
         names[identifier] = identifier if form is None else (form.acronym if unique else f"{form.acronym} ({identifier})")
     return names
 

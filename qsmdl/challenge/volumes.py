@@ -1,5 +1,6 @@
 """What every metric works on: a map, its truth, the mask and the labels as float64, bool and whole numbers on one grid."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,12 @@ Scores = dict[str, float | None]
 DEEP_GREY_MATTER = (1, 2, 3, 4, 5, 6)
 TISSUE = (LABELS["thalamus"], LABELS["white_matter"], LABELS["grey_matter"])
 BLOOD, CALCIFICATION = LABELS["blood"], LABELS["calcification"]
+
+
+def mean_of(values: Volume) -> float:
+    """The mean, exactly the value where all are equal: rounding there would otherwise pass for contrast, in maps and truths that have none."""
+    low = float(values.min())
+    return low if low == float(values.max()) else float(values.mean())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,7 +48,7 @@ class Volumes:
 
     def demeaned(self) -> "Volumes":
         """The same with both maps' means inside the mask removed, and 0 outside."""
-        recon, truth = ((v - v[self.mask].mean()) * self.mask for v in (self.recon, self.truth))
+        recon, truth = ((v - mean_of(v[self.mask])) * self.mask for v in (self.recon, self.truth))
         return replace(self, recon=recon, truth=truth)
 
     def box(self, margin: int) -> Box:
@@ -88,8 +95,10 @@ def as_volumes(
     """Arrays or CPU tensors as `Volumes`; NaN and Inf of the reconstruction become 0, as in the challenge.
 
     Raises InputError: shapes that differ, an empty mask, NaN or Inf in the truth, a segmentation without whole numbers or without any label inside
-    the mask.
+    the mask, voxel sizes that are not positive.
     """
+    if not all(math.isfinite(size) and size > 0 for size in voxel_size_mm):
+        raise InputError(f"The voxels are {voxel_size_mm} mm; every entry must be positive and finite. Repair pixdim in the truth's header.")
     r, t, labels = np.asarray(recon, dtype=np.float64), np.asarray(truth, dtype=np.float64), np.asarray(segmentation)
     m = np.asarray(mask) != 0
     _check_shapes({"recon": r, "truth": t, "mask": m, "segmentation": labels})

@@ -61,7 +61,7 @@ def _read(paths: Sequence[Path]) -> "list[Row]":
 def _make(arguments: argparse.Namespace) -> "Leaderboard":
     from qsmdl.challenge.joining import join_all_forms, join_ratings, read_all_ratings
     from qsmdl.challenge.published import published_scores
-    from qsmdl.challenge.ranking import make_standings, select_rows
+    from qsmdl.challenge.ranking import make_standings, select_rows, undeclared_data
     from qsmdl.report.leaderboard import Leaderboard
 
     rows = select_rows(_read(arguments.rows), dialect=arguments.dialect, convention=arguments.convention)
@@ -69,7 +69,8 @@ def _make(arguments: argparse.Namespace) -> "Leaderboard":
     ratings = join_ratings(rows, read_all_ratings(arguments.ratings))
     standings = make_standings(rows, visual=ratings.visual)
     published = published_scores() if arguments.published else ()
-    return Leaderboard(standings, published, ratings.raters, [*problems, *ratings.problems])
+    trusted = undeclared_data(rows)
+    return Leaderboard(standings, published, ratings.raters, [*problems, *ratings.problems, *([trusted] if trusted else [])])
 
 
 def _draw(board: "Leaderboard", folder: Path, arguments: argparse.Namespace) -> "Gallery":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
@@ -16,9 +17,10 @@ from rich.table import Table
 from qsmdl.challenge.conventions import convention_of
 from qsmdl.challenge.dialects import DIALECTS, find_dialect, why_they_differ
 from qsmdl.challenge.metrics import ADDITIONAL_METRICS, METRICS, score_dialects
-from qsmdl.challenge.plausibility import check_labels, check_units
+from qsmdl.challenge.plausibility import check_labels, check_orientation, check_units
 from qsmdl.challenge.volumes import Scores
 from qsmdl.errors import InputError
+from qsmdl.io.checks import finite_inside
 from qsmdl.io.nifti import HeaderInfo, read_volume
 
 logger = logging.getLogger(__name__)
@@ -49,14 +51,16 @@ def _checked(arguments: argparse.Namespace) -> dict[str, Scores]:
     mask = arrays["mask"] > 0
     if not mask.any():
         raise InputError(f"The mask {arguments.mask} is empty: no voxel is above 0, so there is nothing to score. Use the scan's MaskBrainExtracted.")
+    truth = finite_inside(arguments.truth, torch.from_numpy(arrays["truth"]), torch.from_numpy(mask)).numpy()
     finite = np.nan_to_num(arrays["recon"], nan=0.0, posinf=0.0, neginf=0.0)
-    check_units(finite, np.nan_to_num(arrays["truth"]), mask, source=str(arguments.chi), b0_tesla=arguments.b0)
+    check_units(finite, truth, mask, source=str(arguments.chi), b0_tesla=arguments.b0)
+    check_orientation(finite, truth, mask, (headers["recon"].affine, headers["truth"].affine), source=str(arguments.chi))
     if not arguments.allow_missing_labels:
         labels = np.rint(np.nan_to_num(arrays["segmentation"])).astype(np.int64)
         check_labels(labels, mask, source=str(arguments.segmentation), scan=arguments.scan, voxel_size_mm=headers["truth"].voxel_size_mm)
     return score_dialects(
-        arrays["recon"],
-        arrays["truth"],
+        finite,
+        truth,
         mask,
         arrays["segmentation"],
         dialects=DIALECTS if arguments.dialect == "all" else (arguments.dialect,),

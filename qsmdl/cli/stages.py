@@ -12,9 +12,10 @@ from qsmdl.challenge.choosing import TrialReport, TuningSettings, check_search_s
 from qsmdl.challenge.guard import admit
 from qsmdl.challenge.kept_truth import keep_truth
 from qsmdl.challenge.protocol import Row, average_rows
+from qsmdl.challenge.record import LOCK, Record, alone
 from qsmdl.challenge.release import ReleaseScan, find_scans
 from qsmdl.challenge.run import Scoring
-from qsmdl.challenge.stages import Events, Plan, Sealed, begin, check_scans, reconstruct_all, score_all
+from qsmdl.challenge.stages import Events, Plan, Sealed, check_scans, prepare, reconstruct_all, score_all
 from qsmdl.cli.build import build_methods, plain
 from qsmdl.cli.progress import StepLine, console, stage
 from qsmdl.errors import InputError
@@ -46,8 +47,9 @@ def _scans(data: DictConfig, folder: Path, number: int, seed: int) -> list[Relea
     settings = {key: data[key] for key in ("n_pairs", "voxel_size_mm", "peak_snr", "n_orientations")}
     check_settings("data", write_builtin_release, settings)
     with stage(f"Simulating the built-in phantoms of stage {number}"):
-        write_builtin_release(folder / RELEASE, stage=number, seed=seed, **settings)
-    return find_scans(folder / RELEASE, names=names, stage=number)
+        written = write_builtin_release(folder / RELEASE, stage=number, seed=seed, **settings)
+    # a call with other settings, refused since, may have left scans of its own there
+    return find_scans(folder / RELEASE, names=written if names is None else names, stage=number)
 
 
 def make_plan(config: DictConfig, folder: Path) -> Plan:
@@ -110,7 +112,13 @@ def evaluate_stage(config: DictConfig, folder: Path) -> list[Row]:
     fixed = _fixed(plan, config)
     with stage(f"Checking {', '.join(scan.name for scan in plan.scans)}"):
         contents = check_scans(plan)
-    record = begin(plan, contents, **fixed)
+    record = prepare(plan, contents, **fixed)
+    with alone(folder / LOCK):
+        record.begin()
+        return _run(plan, config, contents, record, line)
+
+
+def _run(plan: Plan, config: DictConfig, contents: Mapping[str, str], record: Record, line: StepLine) -> list[Row]:
     chosen: Mapping[Any, Any] = {}
     if plan.stage == 2:
         chosen, told = _chosen(plan, config, contents, line)
@@ -126,7 +134,7 @@ def evaluate_stage(config: DictConfig, folder: Path) -> list[Row]:
     with stage(f"Every map is written: opening the truths of {', '.join(known)}" if known else "Every map is written; no scan has a truth"):
         rows, truths = score_all(plan, sealed, record)
     _report(plan, sealed, rows, truths)
-    console.print(f"Protocol, rows, maps and montages: {folder}")
+    console.print(f"Protocol, rows, maps and montages: {plan.folder}")
     return rows
 
 

@@ -157,5 +157,5 @@ def read_json(path: Path | str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} could not be read: {_reason(error)}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text, and of whole numbers with thousands of digits
         raise InputError(f"{path} is not valid JSON: {error}. Correct the file.") from error

@@ -36,6 +36,8 @@ OUTLINE_CELLS, OUTLINE_SPAN, OUTLINE_SOFTNESS = 40, 2.4, 0.6
 """The outline's cube: cells along an axis, half its width in standard deviations of the region, and the cells' Gaussian width in cells."""
 _STEP, _LEVELS = 0.25, 60
 _MIN_VOXELS = 60
+_NEGLIGIBLE = 0.05
+"""Of the typical height or texture of a volume: what lies below counts as background."""
 _OUTSIDE = -128
 _LARGEST_GRID = 256
 
@@ -61,6 +63,12 @@ class Signature:
     support: Mask | None
     outline: Volume | None
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing in it to compare."""
+        detail, outline = self.detail, self.outline
+        return (detail is None or self.support is None or np.unique(detail[self.support]).size < 2) and (outline is None or not np.ptp(outline))
+
     def encode(self) -> dict[str, Any]:
         """Plain JSON content, about 25 kB for a head."""
         packed: dict[str, Any] = {"grid_mm": GRID_MM, "detail": None, "outline": None}
@@ -85,7 +93,7 @@ class Signature:
                 detail = np.where(support, levels * np.float32(_STEP), np.float32(0)).astype(np.float32)
             if packed["outline"] is not None:
                 outline = _unpack(packed["outline"], (OUTLINE_CELLS,) * 3).astype(np.float32) / np.float32(_LEVELS)
-        except (KeyError, TypeError, ValueError, zlib.error, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, zlib.error, binascii.Error) as error:
             raise InputError(f"A stored signature cannot be read ({type(error).__name__}: {error}). Fingerprint the volume again.") from error
         return cls(detail, support, outline)
 
@@ -111,36 +119,69 @@ def _faces(volume: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([volume.take(i, axis=axis).ravel() for axis in range(3) for i in (0, -1)])
 
 
+def _box(region: Mask) -> tuple[slice, ...]:
+    return tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(region))
+
+
+def _largest_piece(region: Mask) -> Mask:
+    """Of a region, without holes."""
+    pieces, _ = ndimage.label(region)
+    filled: Mask = ndimage.binary_fill_holes(pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:])))
+    return filled
+
+
 def _raised_region(volume: Volume) -> Mask | None:
-    """The region that stands out from a noisy background as one solid piece (an offset was added to the brain alone), or None."""
+    """The region that stands out from the background as one solid piece (an offset was added to the brain alone, or it is a mask), or None."""
     smooth = ndimage.uniform_filter(volume, 5, mode="nearest")
     border = _faces(smooth)
     middle = float(np.median(border))
     height = np.abs(smooth - middle)
-    raised = height > 6 * 1.4826 * max(float(np.median(np.abs(border - middle))), 1e-12)
+    noise = 1.4826 * float(np.median(np.abs(border - middle)))
+    raised = height > max(6 * noise, _NEGLIGIBLE * float(height.max()), 1e-30)
     if not raised.any():
         return None
     raised &= height > 0.5 * np.median(height[raised])  # smoothing has widened the region: its edge is at half its height
     if np.quantile(height[raised], 0.9) > 1.5 * np.median(height[raised]):
         return None  # hills of texture, not a plateau
-    pieces, _ = ndimage.label(raised)
-    largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    filled: Mask = ndimage.binary_fill_holes(largest)
-    return filled if largest.sum() > 0.8 * filled.sum() and 0.05 < filled.mean() < 0.9 else None
+    filled = _largest_piece(raised)
+    if raised[filled].mean() <= 0.8 or not 0.05 < filled.mean() < 0.9:
+        return None
+    outside = height[~ndimage.binary_dilation(filled, iterations=3)]
+    is_calm = not outside.size or np.quantile(outside, 0.98) < 0.25 * np.median(height[filled])
+    return filled if is_calm else None  # or there are other hills beside it
 
 
-def find_support(volume: Volume) -> tuple[Mask, float] | None:
-    """The voxels that differ from the background and the background's value: what most of the volume's faces show. None where there is no
+def _textured_region(volume: Volume) -> Mask | None:
+    """The region whose texture is not negligible beside that of the rest, or None: interpolation by splines or in k-space leaves ripples in the
+    background, weak noise and a slope leave no two voxels of it equal.
+    """
+    rough = volume - ndimage.uniform_filter(volume, 5, mode="nearest")
+    level = np.sqrt(ndimage.uniform_filter(rough**2, 5).clip(0))
+    raised = level > _NEGLIGIBLE * float(np.median(level[level >= level.mean()]))
+    # the two filters widen by four voxels at most, and by two at least
+    return ndimage.binary_erosion(_largest_piece(raised), iterations=2, border_value=1) if raised.any() else None
+
+
+def find_support(volume: Volume) -> Mask | None:
+    """The voxels that differ from the background, which is what most of the volume's faces show, exactly or nearly. None where there is no
     background, as in a patch from inside the brain.
     """
     values, counts = np.unique(_faces(volume), return_counts=True)
-    most = int(counts.argmax())
-    background = float(values[most])
-    if counts[most] > 0.2 * counts.sum():
-        support = volume != background
-        return (support, background) if support.sum() >= _MIN_VOXELS and not support.all() else None
-    region = _raised_region(volume)
-    return None if region is None else (region, float(np.median(volume[~region])))
+    background = values[counts.argmax()]
+    exact: Mask = volume != background
+    known = counts.max() > 0.2 * counts.sum() and exact.sum() >= _MIN_VOXELS and not exact.all()
+    if known:
+        low, high = np.quantile(np.abs(volume[exact] - background), (0.25, 0.9))
+        if low > 0.01 * high:  # else much of it is ripples that have not died away yet, or weak noise inside a frame
+            return exact
+    n_voxels = exact.sum() if known else exact.size
+    found = ((_raised_region(volume), 0.6 if known else 0.9), (_textured_region(volume), 0.6))
+    regions = [region for region, share in found if region is not None and _MIN_VOXELS <= region.sum() < share * n_voxels]
+    if len(regions) == 2 and regions[0].sum() < 0.5 * regions[1].sum():
+        return regions[1]  # the plateau is but a part of what has texture
+    if regions:
+        return regions[0]
+    return exact if known else None
 
 
 def _gaussian_rows(n_in: int, size_in_mm: float, n_out: int, size_out_mm: float, sigma_mm: float) -> Volume:
@@ -170,7 +211,7 @@ def detail_of(volume: Volume, support: Mask, voxel_size_mm: Triple, *, grid_mm: 
 
     Both Gaussians are normalised by the support (normalised convolution; Knutsson and Westin, CVPR 1993), so that its border leaves no edge.
     """
-    box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(support))
+    box = _box(support)
     inside = support[box].astype(np.float32)
     centre = float(np.median(volume[box][support[box]]))
     values = (volume[box] - np.float32(centre)) * inside
@@ -207,13 +248,13 @@ def outline_of(support: Mask) -> Volume:
 
 def volume_signature(volume: Tensor | NDArray[Any], voxel_size_mm: Triple) -> Signature:
     """The signature of a volume [x, y, z] of any unit. NaN and Inf count as background."""
-    values = np.nan_to_num(np.asarray(volume, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    values = np.nan_to_num(np.array(volume, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     if values.ndim != 3:
         raise InputError(f"A volume to fingerprint has the shape {values.shape}, but three axes (x, y, z) are needed. Take echoes apart.")
+    values /= max(float(np.abs(values).max(initial=0)), 1e-30)  # squares must stay within float32
     found = find_support(values)
-    support = np.ones(values.shape, dtype=bool) if found is None else found[0]
-    detail = detail_of(values, support, voxel_size_mm)
-    outline = None if found is None else outline_of(support)
+    detail = detail_of(values, np.ones(values.shape, dtype=bool) if found is None else found, voxel_size_mm)
+    outline = None if found is None else outline_of(found)
     return Signature(None, None, outline) if detail is None else Signature(*detail, outline)
 
 
@@ -228,13 +269,23 @@ class Fingerprint:
 
 
 def fingerprint_file(path: Path | str, name: str | None = None) -> list[Fingerprint]:
-    """The fingerprint of a NIfTI file; of a series (x, y, z, n) one for each volume. Raises InputError naming the file."""
+    """The fingerprint of a NIfTI file; of a series (x, y, z, n) one for each volume.
+
+    Raises InputError naming the file: unreadable, other axes, or a volume with nothing that could be compared.
+    """
     values, header = read_volume(path)
     name = name or str(path)
     if values.ndim not in (3, 4):
         raise InputError(f"{path} has the shape {tuple(values.shape)}; (x, y, z) or (x, y, z, n) is needed.")
     volumes = [(name, values)] if values.ndim == 3 else [(f"{name}[{i}]", values[..., i]) for i in range(values.shape[3])]
-    return [Fingerprint(n, content_hash(v), tuple(v.shape), volume_signature(v.numpy(), header.voxel_size_mm)) for n, v in volumes]
+    found = [Fingerprint(n, content_hash(v), tuple(v.shape), volume_signature(v.numpy(), header.voxel_size_mm)) for n, v in volumes]
+    blank = next((f for f in found if f.signature.is_blank), None)
+    if blank is not None:
+        raise InputError(
+            f"{blank.name} {blank.shape} is constant, or too small to be compared with a truth. Remove it, or name the whole volumes that it was cut "
+            "from."
+        )
+    return found
 
 
 def fingerprint_folder(folder: Path | str) -> list[Fingerprint]:

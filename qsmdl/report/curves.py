@@ -24,8 +24,8 @@ def plot_curves(path: Path | str, curves: Mapping[str, Sequence[float]], *, over
         axes.plot(range(len(values)), values, marker="." if len(values) < 60 else None, linewidth=1)
         axes.set_yscale("log")
         axes.set_title(name, fontsize=9)
-        axes.set_xlabel("step")
-        axes.set_ylabel("relative change of chi" if name != "fine" else "objective")
+        axes.set_xlabel("step (number)")
+        axes.set_ylabel("relative change of chi (no unit)" if name != "fine" else "objective (rad²)")
         axes.grid(visible=True, alpha=0.3)
     with atomic_path(path, overwrite) as hidden:
         figure.savefig(hidden, dpi=120)

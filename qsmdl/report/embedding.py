@@ -13,10 +13,20 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from qsmdl.errors import InputError
+
 _HERE = Path(__file__).parent
 TEMPLATES, VENDOR = _HERE / "templates", _HERE / "vendor"
 NIIVUE_VERSION = "0.69.0"
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raises InputError where a page cannot be written to a path: before the work, not after it."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{path} does not end in .html. Reports are HTML pages: change the name.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already and is not replaced. Choose another name, or pass --overwrite.")
 
 
 def as_json(content: Any) -> Markup:

@@ -85,12 +85,19 @@ def _snr(scan: str) -> str | None:
 
 
 def _stage_name(standing: Standing) -> str:
-    return "other scans" if standing.stage is None else f"stage {standing.stage}"
+    level = "" if standing.snr_level is None else f", SNR{standing.snr_level}"
+    return "other scans" if standing.stage is None else f"stage {standing.stage}{level}"
+
+
+def _suffix(standing: Standing) -> str:
+    """Of file names; a noise level that stands for its stage is named, as there may be another."""
+    level = "" if standing.snr_level is None else f"_snr{standing.snr_level}"
+    return "other" if standing.stage is None else f"stage{standing.stage}{level}"
 
 
 def _draw_stage(gallery: Gallery, standing: Standing) -> None:
     """The four figures that one stage alone gives."""
-    stage, suffix = _stage_name(standing), "other" if standing.stage is None else f"stage{standing.stage}"
+    stage, suffix = _stage_name(standing), _suffix(standing)
     entries, note = standing.entries, standing.basis
     title = f"NRMSE of Sim1 and Sim2, {stage}"
     gallery.add(
@@ -129,7 +136,7 @@ def _stage_change(first: Standing | None, second: Standing | None, published: Se
         raise InputError("No algorithm has an NRMSE in both stages: the names in stage 1 and stage 2 must be the same.")
     before, after = [a.nrmse or 0.0 for a, _ in changes], [b.nrmse or 0.0 for _, b in changes]
     pairs = Pairs(before, after, [b.name for _, b in changes], [b.kind for _, b in changes])
-    return stage_change_figure(pairs, published_changes(published), title="From stage 1 to stage 2", note=second.basis)
+    return stage_change_figure(pairs, published_changes(published), title=f"From stage 1 to {_stage_name(second)}", note=second.basis)
 
 
 def is_of_whole_stage(standing: Standing, standings: Sequence[Standing]) -> bool:

@@ -111,7 +111,8 @@ def _cell(text: str) -> str:
 
 
 def _entry_line(standing: Standing, entry: Entry, keys: Sequence[str]) -> list[Any]:
-    told = [standing.stage, standing.snr_level, standing.dialect, standing.convention, " ".join(standing.scans), OWN_ROWS]
+    basis = [_cell(text) for text in (standing.dialect, standing.convention, " ".join(standing.scans))]
+    told = [standing.stage, standing.snr_level, *basis, OWN_ROWS]
     who = [_cell(entry.name), entry.kind, entry.attested]
     return [
         *told, *who, *(entry.metrics.get(key) for key in keys), *(entry.ranks.get(key) for key in keys), entry.n_top_five, entry.visual, entry.seconds

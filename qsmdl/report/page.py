@@ -14,20 +14,22 @@ import numpy as np
 import torch
 
 from qsmdl import __version__
+from qsmdl.challenge.joining import JoinedRatings, join_ratings
 from qsmdl.challenge.metrics import nrmse
 from qsmdl.challenge.ratings import Rating
 from qsmdl.errors import InputError
 from qsmdl.io.files import write_text
-from qsmdl.report.embedding import NIIVUE_VERSION, as_json, render_page
+from qsmdl.report.embedding import NIIVUE_VERSION, as_json, check_target, render_page
 from qsmdl.report.figures import ERROR_COLOURS, ERROR_WINDOW_PPM, default_slices
-from qsmdl.report.pictures import Picture, find_pictures, make_montage
+from qsmdl.report.pictures import Picture, draw_own_figures, find_pictures, make_montage
+from qsmdl.report.rating_page import TITLE, RatingMode, check_key_target, make_rating, write_with_key
 from qsmdl.report.rating_table import make_rating_table
 from qsmdl.report.result_table import make_result_table
 from qsmdl.report.run_folder import Array, Run, ScanMaps, open_scan, read_run
 from qsmdl.report.volumes import EmbeddedVolume, affine_of, crop_to, embed_labels, embed_map
 from qsmdl.scan import LABELS
 
-SCRIPTS = ("table.js", "volumes.js", "panes.js", "viewer.js")
+_TABLE_SCRIPTS, _PANE_SCRIPTS, _RATING_SCRIPTS = ("table.js",), ("volumes.js", "panes.js", "viewer.js"), ("rating.js", "doors.js")
 LARGEST_BYTES = 60 * 10**6
 """What a report of six methods on two scans at full size stays below; beyond it browsers get slow."""
 _MAX_NOTE_BYTES = 100_000
@@ -35,11 +37,14 @@ _MAX_NOTE_BYTES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: the file, its size, and the largest quantisation step of its volumes in ppm (0 without volumes)."""
+    """What was written: the file, its size, the largest quantisation step of its volumes in ppm (0 without volumes), and the key to the codes where
+    the report can be rated in.
+    """
 
     path: Path
     n_bytes: int
     step_ppm: float
+    key_path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,8 @@ def _made_from(path: Path) -> str:
     except (ValueError, RecursionError):
         return ""
     made = content.get("made_from") if isinstance(content, dict) else None
-    return json.dumps(made, ensure_ascii=False, sort_keys=True) if made else ""
+    text = json.dumps(made, ensure_ascii=False, sort_keys=True) if made else ""
+    return text.encode("utf-8", "replace").decode()  # JSON may hold halves of characters, which no page can
 
 
 def _provenance(run: Run, truth: str, step_ppm: float) -> dict[str, Any]:
@@ -144,49 +150,75 @@ def _truth_text(scans: Sequence[ScanMaps], release: Path | None) -> str:
     return "kept by the evaluation" if release is None else f"release folder {release.resolve().name}"
 
 
+def _join(run: Run, ratings: Sequence[Rating]) -> JoinedRatings:
+    joined = join_ratings(run.rows, ratings)
+    if ratings and not joined.used:
+        raise InputError(f"None of the {len(ratings)} ratings belongs to {run.folder}: {'; '.join(joined.problems)}. Name the ratings of its maps.")
+    return joined
+
+
+def _context(run: Run, opened: Sequence[ScanMaps], scans: Sequence[_Scan], joined: JoinedRatings, release: Path | None) -> dict[str, Any]:
+    """What the template shows of the results."""
+    own = draw_own_figures(run.rows, joined.visual)
+    return {
+        "title": f"qsmdl report: {run.folder.resolve().name}",
+        "table": make_result_table(run.rows),
+        "pictures": [*_pictures(run, opened), *own.pictures],
+        "not_drawn": own.left_out,
+        "scans": scans,
+        "masks": [(scan.name, scan.mask_source) for scan in opened],
+        "data": as_json(_viewer_data(scans)),
+        "provenance": _provenance(run, _truth_text(opened, release), _step_of(scans)),
+        "ratings": make_rating_table(joined.used),
+        "rating_notes": joined.problems,
+    }
+
+
+def _step_of(scans: Sequence[_Scan]) -> float:
+    return max((scan.step_ppm for scan in scans), default=0.0)
+
+
+def _render(context: dict[str, Any], rating: RatingMode | None) -> str:
+    scripts = (*_TABLE_SCRIPTS, *(_PANE_SCRIPTS if context["scans"] else ()), *(_RATING_SCRIPTS if rating else ()))
+    told = {"rating": None} if rating is None else {"rating": as_json(rating.content), "rating_page": rating.page, "rating_title": TITLE}
+    return render_page("report.html.j2", context | told, scripts=scripts, with_niivue=bool(context["scans"]))
+
+
 def write_report(
     path: Path | str,
     run_folder: Path | str,
     *,
     release: Path | str | None = None,
     ratings: Sequence[Rating] = (),
+    scans: Sequence[str] = (),
     with_maps: bool = True,
+    with_rating: bool = False,
     overwrite: bool = False,
 ) -> Written:
     """Writes the report of an evaluation's folder: everything in one HTML file.
 
     release: a folder in the challenge's layout with the truths of the scans; None takes those that the evaluation kept. ratings: visual ratings to
-    show. with_maps: false for table and figures alone.
+    show. scans: whose maps are shown and rated (all where empty). with_maps: false for table and figures alone. with_rating: the page opens on a
+    start screen, from which maps are rated blind or the results are opened; the key to the blind codes goes beside the page.
     The maps are quantised to steps of 1e-4 ppm inside the mask and 0 outside (`volumes.embed_map`).
     Raises InputError before anything is written: not a run's folder, rows without maps, grids that differ, a release without the truth, a picture
-    that is none, an existing target.
+    that is none, ratings of other maps, an existing target; with_rating without maps or truths.
     """
     path, place = Path(path), None if release is None else Path(release)
     check_target(path, overwrite)
-    run = read_run(run_folder, with_maps=with_maps)
-    table, rating_table = make_result_table(run.rows), make_rating_table(ratings)
+    if with_rating:
+        check_key_target(path, overwrite)
+        if not with_maps:
+            raise InputError("with_rating is of no use without maps, which are what is rated. Leave one of the two out.")
+    run = read_run(run_folder, with_maps=with_maps, scans=scans)
+    joined = _join(run, ratings)
     opened = [open_scan(run, name, release=place) for name in run.maps]
-    pictures = _pictures(run, opened)
-    scans = [_embed_scan(scan, index) for index, scan in enumerate(opened)]
-    step_ppm = max((scan.step_ppm for scan in scans), default=0.0)
-    context = {
-        "title": f"qsmdl report: {run.folder.resolve().name}",
-        "table": table,
-        "pictures": pictures,
-        "scans": scans,
-        "masks": [(scan.name, scan.mask_source) for scan in opened],
-        "data": as_json(_viewer_data(scans)),
-        "provenance": _provenance(run, _truth_text(opened, place), step_ppm),
-        "ratings": rating_table,
-    }
-    html = render_page("report.html.j2", context, scripts=SCRIPTS if scans else SCRIPTS[:1], with_niivue=bool(scans))
-    write_text(path, html, overwrite)
-    return Written(path, path.stat().st_size, step_ppm)
-
-
-def check_target(path: Path, overwrite: bool) -> None:
-    """Raises InputError where a page cannot be written to a path: before the work, not after it."""
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"{path} does not end in .html. Reports are HTML pages: change the name.")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already and is not replaced. Choose another name, or pass --overwrite.")
+    rating = make_rating(run, opened) if with_rating else None
+    embedded = [_embed_scan(scan, index) for index, scan in enumerate(opened)]
+    html = _render(_context(run, opened, embedded, joined, place), rating)
+    key_path = None
+    if rating is None:
+        write_text(path, html, overwrite)
+    else:
+        key_path = write_with_key(path, html, rating, overwrite)
+    return Written(path, path.stat().st_size, _step_of(embedded), key_path)

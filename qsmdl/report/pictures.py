@@ -2,11 +2,15 @@
 
 import base64
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qsmdl.challenge.protocol import Row, basis_of
+from qsmdl.challenge.ranking import VisualScores, make_standings, select_rows
 from qsmdl.errors import InputError
 from qsmdl.report.figures import montage
+from qsmdl.report.gallery import draw_figures
 from qsmdl.report.run_folder import ScanMaps
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -17,17 +21,26 @@ _MAX_BYTES = 25 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """name: of the file, without suffix; uri: the whole picture as a data URI; scan: of a montage, else None."""
+    """name: of the file, without suffix; uri: the whole picture as a data URI; scan: of a montage, else None; text: what it shows, if known."""
 
     name: str
     uri: str
     scan: str | None = None
+    text: str = ""
 
     @property
     def caption(self) -> str:
-        """The name in words: montage_Sim1 is "Montage Sim1"."""
+        """What it shows, or else the name in words: montage_Sim1 is "Montage Sim1"."""
         words = self.name.replace("_", " ").strip()
-        return words[:1].upper() + words[1:]
+        return self.text or words[:1].upper() + words[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFigures:
+    """What was drawn of an evaluation's rows, and (name, reason) of what was not."""
+
+    pictures: list[Picture]
+    left_out: list[tuple[str, str]]
 
 
 def _check(path: Path, content: bytes) -> None:
@@ -38,13 +51,13 @@ def _check(path: Path, content: bytes) -> None:
         raise InputError(f"{path} is not a {path.suffix[1:].upper()} picture, whatever its name says. Remove it or write it again.")
 
 
-def _picture(path: Path, scan: str | None = None) -> Picture:
+def _picture(path: Path, scan: str | None = None, text: str = "") -> Picture:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} could not be read: {error}.") from error
     _check(path, content)
-    return Picture(path.stem, f"data:{_TYPES[path.suffix.lower()]};base64,{base64.b64encode(content).decode('ascii')}", scan)
+    return Picture(path.stem, f"data:{_TYPES[path.suffix.lower()]};base64,{base64.b64encode(content).decode('ascii')}", scan, text)
 
 
 def find_pictures(folder: Path, scans: list[str]) -> list[Picture]:
@@ -59,6 +72,29 @@ def find_pictures(folder: Path, scans: list[str]) -> list[Picture]:
     montages = {f"montage_{scan}": scan for scan in scans}
     pictures = [_picture(path, montages.get(stem)) for stem, path in smallest.items()]
     return sorted(pictures, key=lambda picture: (picture.scan is None, picture.name))
+
+
+def draw_own_figures(rows: Sequence[Row], visual: VisualScores) -> OwnFigures:
+    """The figures of a leaderboard, of the rows of one evaluation: for each dialect and convention of the truth, as these do not compare.
+
+    visual: mean visual scores (`challenge.ranking`). Of PNG and SVG the smaller file is taken.
+    """
+    bases = list(dict.fromkeys((basis_of(row).dialect, basis_of(row).convention) for row in rows))
+    own = OwnFigures([], [])
+    for dialect, convention in bases:
+        which = f" Dialect {dialect}, truth: {convention}." if len(bases) > 1 else ""
+        try:
+            standings = make_standings(select_rows(rows, dialect=dialect, convention=convention), visual=visual)
+        except InputError as error:
+            own.left_out.append((f"figures of the metrics{which}", str(error)))
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            gallery = draw_figures(standings, Path(folder))
+            for drawn in gallery.drawn:
+                smaller = min(drawn.paths, key=lambda path: path.stat().st_size)
+                own.pictures.append(_picture(smaller, text=drawn.caption + which))
+        own.left_out.extend(gallery.left_out)
+    return own
 
 
 def make_montage(scan: ScanMaps) -> Picture:

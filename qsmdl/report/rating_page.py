@@ -1,11 +1,13 @@
-"""The rating page: maps without names, in an order of the rater's own, the truth among them; the key that resolves the codes is a file of its own.
+"""Blind rating: maps without names, in an order of the rater's own, the truth among them; the key that resolves the codes is a file of its own.
 
-Source of the procedure: QSM Challenge 2.0 Organization Committee, Magn Reson Med 2021;86:1241-1255. The page holds no name of a method, no metric and
-no hint at which submission is the truth: difference maps, of which the truth has none, go by codes of their own.
+Source of the procedure: QSM Challenge 2.0 Organization Committee, Magn Reson Med 2021;86:1241-1255. A page of its own (`write_rating_page`) holds no
+name of a method, no metric and no hint at which submission is the truth: difference maps, of which the truth has none, go by codes of their own.
+`make_rating` is what a report holds beside its results to be rated in too.
 """
 
 import base64
 import io
+import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +23,16 @@ from qsmdl import __version__
 from qsmdl.challenge.metrics import DEEP_GREY_MATTER
 from qsmdl.challenge.ratings import BLIND_PREFIX, DISCREPANCIES, KEY_SUFFIX, SCALES, TRUTH_NAME
 from qsmdl.errors import InputError
-from qsmdl.io.files import write_json, write_text
-from qsmdl.report.embedding import as_json, render_page
+from qsmdl.io.files import atomic_path
+from qsmdl.report.embedding import as_json, check_target, render_page
 from qsmdl.report.figures import ERROR_COLOURS, ERROR_WINDOW_PPM, PLANES, Shape, View, default_slices, make_colormap
-from qsmdl.report.page import check_target
-from qsmdl.report.run_folder import Array, ScanMaps, open_scan, read_run
+from qsmdl.report.run_folder import Array, Run, ScanMaps, open_scan, read_run
 from qsmdl.scan import LABELS, Truth
 
 Slices = list[str]
 """Three pictures as data URIs: axial, coronal, sagittal."""
 
+TITLE = "Visual rating of susceptibility maps"
 QUESTIONS = {
     "streaking": "How strong are streaking artefacts?",
     "unnaturalness": "How unnatural does the map look?",
@@ -40,6 +42,19 @@ ANSWERS, YES_NO = ("none", "slight", "moderate", "severe"), ("no", "yes")
 _CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # none that look alike
 _GREY = make_colormap((0.0, "black"), (1.0, "white"))
 _ERROR = make_colormap(*ERROR_COLOURS)
+
+
+@dataclass(frozen=True, slots=True)
+class RatingMode:
+    """content: what the script of a page needs; codes: blind code -> name, of maps and of differences, for the key."""
+
+    content: dict[str, Any]
+    codes: dict[str, str]
+
+    @property
+    def page(self) -> str:
+        """Which page ratings and progress belong to."""
+        return str(self.content["page"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,41 +168,74 @@ def _content(scans: Sequence[_Scan], map_codes: Mapping[str, str], difference_co
     }
 
 
-def _open(run_folder: Path | str, release: Path | str | None) -> list[_Scan]:
-    run = read_run(run_folder)
+def _with_truths(run: Run, opened: Sequence[ScanMaps]) -> list[_Scan]:
     if any(TRUTH_NAME in maps for maps in run.maps.values()):
         raise InputError(f"{run.folder} has a method called {TRUTH_NAME!r}, which is how ratings call the truth. Rename the method.")
     scans = []
-    for name in run.maps:
-        maps = open_scan(run, name, release=release)
+    for maps in opened:
         if maps.truth is None:
-            raise InputError(f"{run.folder} holds no truth of {name}, and rating hides the truth among the submissions. Name the release: --truth.")
+            raise InputError(
+                f"{run.folder} holds no truth of {maps.name}, and rating hides the truth among the submissions. Name the release: --truth."
+            )
         scans.append(_Scan(maps, maps.truth, _views(maps, maps.truth)))
     return scans
 
 
-def write_rating_page(path: Path | str, run_folder: Path | str, *, release: Path | str | None = None, overwrite: bool = False) -> WrittenRating:
-    """Writes a page on which maps are rated blind, and beside it `<name>.key.json`, which resolves the codes (keep it from the raters).
+def make_rating(run: Run, opened: Sequence[ScanMaps]) -> RatingMode:
+    """What raters see of the scans of a run, under codes that are drawn anew each time.
 
-    release: as for `page.write_report`; the truth of every scan is needed. Codes are drawn anew each time.
-    Raises InputError before anything is written: as `page.write_report`, a scan without truth, a method called "truth".
+    opened: its scans, all with their truths. Raises InputError: a scan without truth, a method called "truth".
     """
-    path = Path(path)
-    key_path = path.with_name(path.stem + KEY_SUFFIX)
-    check_target(path, overwrite)
-    if key_path.exists() and not overwrite:
-        raise InputError(f"{key_path} exists already: replacing it would make the ratings of that page unreadable. Choose another name.")
-    scans = _open(run_folder, release)
+    scans = _with_truths(run, opened)
     methods = list(dict.fromkeys(method for scan in scans for method in scan.maps.paths))
     map_codes = _codes([*methods, TRUTH_NAME], [])
     difference_codes = _codes(methods, list(map_codes.values()))
-    content = _content(scans, map_codes, difference_codes)
-    html = render_page("rating.html.j2", {"title": "Visual rating of susceptibility maps", "data": as_json(content)}, scripts=("rating.js",))
-    resolved = {code: name for codes in (map_codes, difference_codes) for name, code in codes.items()}
-    write_json(key_path, {"qsmdl_version": __version__, "page": content["page"], "codes": resolved}, overwrite)
-    try:
-        write_text(path, html, overwrite)
-    except BaseException:
-        key_path.unlink(missing_ok=True)
-        raise
+    codes = {code: name for own in (map_codes, difference_codes) for name, code in own.items()}
+    return RatingMode(_content(scans, map_codes, difference_codes), codes)
+
+
+def key_path_of(path: Path) -> Path:
+    """Where the key to the codes of a page goes: page.html has page.key.json beside it."""
+    return path.with_name(path.stem + KEY_SUFFIX)
+
+
+def check_key_target(path: Path, overwrite: bool) -> None:
+    """Raises InputError where the key of a page would replace another."""
+    if key_path_of(path).exists() and not overwrite:
+        raise InputError(f"{key_path_of(path)} exists already: replacing it would make the ratings of that page unreadable. Choose another name.")
+
+
+def write_with_key(path: Path, html: str, rating: RatingMode, overwrite: bool = False) -> Path:
+    """Writes a page and the key to its codes, and returns where the key is. The key is replaced last: should a disk fail, an older one stays.
+
+    Raises InputError as `io.files.atomic_path`.
+    """
+    key_path = key_path_of(path)
+    key = json.dumps({"qsmdl_version": __version__, "page": rating.page, "codes": rating.codes}, indent=2, ensure_ascii=False)
+    with atomic_path(key_path, overwrite) as hidden_key, atomic_path(path, overwrite) as hidden:
+        hidden_key.write_text(key + "\n", encoding="utf-8", newline="\n")
+        hidden.write_text(html, encoding="utf-8", newline="\n")
+    return key_path
+
+
+def write_rating_page(
+    path: Path | str,
+    run_folder: Path | str,
+    *,
+    release: Path | str | None = None,
+    scans: Sequence[str] = (),
+    overwrite: bool = False,
+) -> WrittenRating:
+    """Writes a page on which maps are rated blind, and beside it `<name>.key.json`, which resolves the codes (keep it from the raters).
+
+    release, scans: as for `page.write_report`; the truth of every scan is needed.
+    Raises InputError before anything is written: as `page.write_report`, and as `make_rating`.
+    """
+    path = Path(path)
+    check_target(path, overwrite)
+    check_key_target(path, overwrite)
+    run = read_run(run_folder, scans=scans)
+    rating = make_rating(run, [open_scan(run, name, release=release) for name in run.maps])
+    html = render_page("rating.html.j2", {"title": TITLE, "rating_title": TITLE, "rating": as_json(rating.content)}, scripts=("rating.js",))
+    key_path = write_with_key(path, html, rating, overwrite)
     return WrittenRating(path, key_path, path.stat().st_size)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from qsmdl.challenge.dialects import DIALECTS, find_dialect, why_they_differ
 from qsmdl.challenge.metrics import METRICS
-from qsmdl.challenge.protocol import Row, average_rows, basis_of
+from qsmdl.challenge.protocol import Basis, Row, average_rows, basis_of
 from qsmdl.challenge.ranking import KNOWN_METRICS, display_names
 from qsmdl.report.table import UNDEFINED, best_text, ended_text, value_text
 
@@ -122,7 +122,7 @@ def _notes(rows: Iterable[Row]) -> list[str]:
 
 
 def make_result_table(rows: Sequence[Row]) -> ResultTable:
-    """All rows, then the means over scans. Values compare, and the best is marked, among rows of one scan, dialect and convention of the truth.
+    """All rows, then the means over scans. Values compare, and the best is marked, among rows of one scan, stage, dialect and truth's convention.
 
     Raises InputError: a method, seed, scan and dialect twice.
     """
@@ -131,12 +131,11 @@ def make_result_table(rows: Sequence[Row]) -> ResultTable:
     present = dict.fromkeys(key for row in everything for key in row["metrics"])
     known = {**METRICS, **KNOWN_METRICS}
     keys = [key for key in known if key in METRICS or key in present] + [key for key in present if key not in known]
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, Basis], list[Row]] = {}
     for row in everything:
-        basis = basis_of(row)
-        groups.setdefault((row["scan"], basis.dialect, basis.convention), []).append(row)
+        groups.setdefault((row["scan"], basis_of(row)), []).append(row)
     lines = []
-    for (scan, _, _), group in groups.items():
+    for (scan, _), group in groups.items():
         columns = [_metric_cells(group, key) for key in keys]
         for index, row in enumerate(group):
             cells = _leading_cells(row, names[row["method"], row["seed"]])

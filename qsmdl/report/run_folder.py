@@ -73,10 +73,25 @@ def _read_settings(folder: Path) -> list[tuple[str, str]]:
     return found
 
 
-def read_run(folder: Path | str, *, with_maps: bool = True) -> Run:
-    """Reads the rows of an evaluation's folder and finds the map of each. with_maps: false where only table and figures are wanted.
+def _find_maps(folder: Path, rows: Sequence[Row], scans: Sequence[str], source: Path) -> dict[str, dict[str, Path]]:
+    if not (folder / "maps").is_dir():
+        raise InputError(f"{folder} holds no folder maps, as evaluate.py writes it. Name its folder, or pass --without-maps.")
+    known = list(dict.fromkeys(row["scan"] for row in rows))
+    unknown = [scan for scan in scans if scan not in known]
+    if unknown:
+        raise InputError(f"{source} has no row on {unknown[0]!r}; its scans are {', '.join(known)}. Choose among these with --scans.")
+    maps: dict[str, dict[str, Path]] = {}
+    for row in rows:
+        if row["scan"] in (scans or known):
+            maps.setdefault(row["scan"], {})[row["method"]] = _find_map(folder / "maps", row, source)
+    return maps
 
-    Raises InputError: no such folder, no rows.json, rows that are none, a row without a map, a map without a row.
+
+def read_run(folder: Path | str, *, with_maps: bool = True, scans: Sequence[str] = ()) -> Run:
+    """Reads the rows of an evaluation's folder and finds the map of each.
+
+    with_maps: false where only table and figures are wanted; scans: whose maps are wanted (all where empty).
+    Raises InputError: no such folder, no rows.json, rows that are none, a row without a map, a scan without rows.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -87,12 +102,7 @@ def read_run(folder: Path | str, *, with_maps: bool = True) -> Run:
     rows = read_rows(source)
     if not rows:
         raise InputError(f"{source} holds no rows, so there is nothing to report. Evaluate at least one method.")
-    maps: dict[str, dict[str, Path]] = {}
-    if with_maps:
-        if not (folder / "maps").is_dir():
-            raise InputError(f"{folder} holds no folder maps, as evaluate.py writes it. Name its folder, or pass --without-maps.")
-        for row in rows:
-            maps.setdefault(row["scan"], {})[row["method"]] = _find_map(folder / "maps", row, source)
+    maps = _find_maps(folder, rows, scans, source) if with_maps else {}
     return Run(folder, rows, maps, _read_settings(folder))
 
 

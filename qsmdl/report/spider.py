@@ -17,6 +17,7 @@ from qsmdl.report.style import FIVE_COLOURS, FIVE_LINES, FIVE_MARKERS, REFERENCE
 N_SHOWN = 5
 MIN_AXES = 3
 _RING = 0.2
+_SIDEWAYS = 0.3
 _DIVISORS = {"%": 100.0, "1": 1.0}
 _OWN_DIVISORS = {"CalcStreak": 0.1, "DeviationFromCalcMoment": 30.0}
 _VISUAL = "visual"
@@ -74,7 +75,10 @@ def _dress(axes: PolarAxes, angles: Sequence[float], names: Sequence[str]) -> No
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
     axes.set_thetagrids([math.degrees(angle) for angle in angles], list(names), fontsize=8)
-    axes.tick_params(axis="x", pad=16)
+    for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
+        side = math.sin(angle)
+        label.set_horizontalalignment("left" if side > _SIDEWAYS else "right" if side < -_SIDEWAYS else "center")  # clear of the rim
+    axes.tick_params(axis="x", pad=8)
     axes.tick_params(axis="y", labelsize=7, labelcolor=REFERENCE_COLOUR)
     axes.set_ylim(0, _RING * math.ceil(axes.get_ylim()[1] / _RING))
     axes.yaxis.set_major_locator(MaxNLocator(5, prune="lower"))

@@ -98,5 +98,10 @@ def report(run_folder):
 
 
 @pytest.fixture(scope="session")
+def report_to_rate_in(run_folder):
+    return write_report(run_folder[0] / "both.html", run_folder[0], with_rating=True)
+
+
+@pytest.fixture(scope="session")
 def rating(run_folder):
     return write_rating_page(run_folder[0] / "rate.html", run_folder[0])

@@ -135,3 +135,75 @@ def test_values_off_the_scale_are_dropped_from_progress(browser, rating, tmp_pat
     stored = json.loads(browser.js(f"return localStorage.getItem('qsmdl-rating:{key['page']}:Careless')"))
     assert stored["ratings"] == {f"noise|{code}|Sim2": 2}
     assert stored["index"] == 0
+
+
+def seen(browser):
+    """All the text that is on the screen, and the title of its tab."""
+    return f"{browser.driver.title}\n{browser.js('return document.body.innerText')}"
+
+
+def shows_nothing_of_the_results(browser):
+    text = seen(browser)
+    assert not [word for word in (*METHODS, "NRMSE", "Provenance", "both.key", "truth,") if word in text], text
+    assert not browser.find("#report").is_displayed()
+    assert not browser.driver.find_elements("css selector", "#panes canvas")
+    return text
+
+
+def knock(browser, door):
+    browser.find(f"[data-door={door}]").click()
+
+
+def test_a_report_opens_on_two_doors_and_the_blind_one_shows_no_result(browser, report_to_rate_in, downloads):
+    browser.driver.get(f"{report_to_rate_in.path.resolve().as_uri()}#results")  # a link into the results opens no door
+    browser.js("localStorage.clear()")
+    browser.driver.refresh()
+    assert "two doors" in shows_nothing_of_the_results(browser)
+    assert not browser.find("#seen-warning").is_displayed()
+    knock(browser, "rating-mode")
+    press(browser, "Blind one\n")  # the name has the focus
+    for number in range(N_SCREENS):
+        shows_nothing_of_the_results(browser)
+        assert not browser.find("#to-results").is_displayed()
+        assert count(browser) == f"{number} of {N_SCREENS} rated"
+        press(browser, "01")
+        if number == 4:  # resumed after the page was closed
+            browser.open(report_to_rate_in.path)
+            knock(browser, "rating-mode")
+            press(browser, "Blind one\n")
+    assert "All rated" in count(browser)
+    browser.find("#export-csv").click()
+    path = downloaded(downloads, "ratings_Blind one.csv")
+    assert set(mean_visual(read_ratings(path, key=report_to_rate_in.key_path))) == {*METHODS, TRUTH_NAME}
+    shows_nothing_of_the_results(browser)
+    browser.find("#to-results").click()
+    browser.wait_for_panes(1 + 2 * len(METHODS))
+    text = seen(browser)
+    assert all(method in text for method in METHODS)
+    assert not browser.find("#work").is_displayed()
+    assert not browser.find("#doors").is_displayed()
+    stored = browser.js("return JSON.stringify(localStorage)")
+    press(browser, "1")  # rates nothing any more
+    assert browser.js("return JSON.stringify(localStorage)") == stored
+    assert browser.js("return qsmdl.panes().every((pane) => pane.canvas.width > 100)")
+    assert browser.errors() == []
+
+
+def test_who_leaves_may_see_the_results_and_is_told_not_to_be_blind(browser, report_to_rate_in):
+    browser.open(report_to_rate_in.path)
+    browser.js("localStorage.clear()")
+    browser.driver.refresh()
+    knock(browser, "rating-mode")
+    press(browser, "Leaver\n")
+    press(browser, "2")
+    browser.find("#leave").click()
+    shows_nothing_of_the_results(browser)
+    browser.find("#start [data-door=doors]").click()
+    assert not browser.find("#seen-warning").is_displayed()
+    browser.find("#doors [data-door=report]").click()
+    assert browser.find("#result-table").is_displayed()
+    browser.find("#report [data-door=doors]").click()
+    assert browser.find("#seen-warning").is_displayed()
+    browser.open(report_to_rate_in.path)  # it is remembered
+    assert browser.find("#seen-warning").is_displayed()
+    shows_nothing_of_the_results(browser)

@@ -2,12 +2,15 @@
 
 import io
 import itertools
+import json
 
 import matplotlib.image
 import numpy as np
 import pytest
 from pages import METHODS
 
+from qsmdl.io.nifti import write_volume
+from qsmdl.report.page import write_report
 from qsmdl.report.volumes import STEP_PPM, crop_to
 
 pytestmark = pytest.mark.browser
@@ -159,14 +162,33 @@ def test_the_table_sorts_and_filters(page):
     assert len(column(page, 1)) == len(METHODS)
 
 
+def test_the_crosshair_is_seen_in_every_plane_of_a_full_size_map(browser, tmp_path):
+    size = (140, 175, 150)
+    write_volume(tmp_path / "maps" / "Sim1_flat.nii.gz", np.full(size, 0.001, np.float32), voxel_size_mm=(1.0, 1.0, 1.0))
+    row = {"method": "flat", "scan": "Sim1", "metrics": {}, "seconds": 1.0, "peak_bytes": None, "seed": None, "stopped": "s"}
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    browser.open(write_report(tmp_path / "r.html", tmp_path).path)
+    browser.wait_for_panes(1)
+    for _ in range(4):  # at any position
+        shown = picture(browser, 0)
+        yellow = (shown[..., 0] - shown[..., 2] > 0.15) & (shown[..., 1] - shown[..., 2] > 0.1)
+        height, width = yellow.shape
+        # in the left half stand the coronal plane above the axial one: one vertical line runs through both, a horizontal one through each
+        assert (yellow[:, : width // 2].mean(axis=0) > 0.5).any()
+        assert (yellow[: height // 2, : width // 3].mean(axis=1) > 0.5).any()
+        assert (yellow[height // 2 :, : width // 3].mean(axis=1) > 0.5).any()
+        browser.js("qsmdl.step(0, 1); qsmdl.step(1, 1); qsmdl.step(2, 1)")
+
+
 def test_without_webgl2_the_montages_stand_in(browser_without_webgl, report):
     browser = browser_without_webgl
     browser.open(report)
     assert "no WebGL2" in browser.find("#viewer-note").text
     assert not browser.find("#viewer").is_displayed()
     images = browser.driver.find_elements("css selector", "#figures img")
-    assert len(images) == 2
+    assert [image.get_attribute("alt") for image in images[:2]] == ["Montage Sim1", "Montage Sim2"]
+    assert len(images) > 2
     for image in images:
-        assert browser.js("return arguments[0].complete && arguments[0].naturalWidth", image) > 500
+        assert browser.js("return arguments[0].complete && arguments[0].naturalWidth", image) > 300
         assert image.is_displayed()
     assert browser.errors() == []

@@ -106,5 +106,6 @@ def test_undefined_without_contrast():
     for metric in (additional.ssim, additional.hfen, additional.absolute_difference, additional.gradient_error, additional.gradient_error_inside):
         assert metric(zero) is None
     assert additional.correlation(zero.recon, zero.truth) is None
+    assert additional.correlation(np.full(50, 0.1), np.arange(50.0)) is None  # 0.1 less its rounded mean is not 0
     assert additional.mutual_information(zero.recon, zero.truth) is None
     assert additional.mutual_information(np.ones(1), np.ones(1)) is None

@@ -1,6 +1,8 @@
 """Hostile archives are refused alone, each with its reason; sound ones of any zip program are read."""
 
+import gzip
 import io
+import json
 import os
 import tracemalloc
 import zlib
@@ -16,6 +18,7 @@ from qsmdl.challenge.judge import Judged, Refused, find_archives, judge, judge_a
 from qsmdl.challenge.mapfile import largest_file_bytes
 from qsmdl.challenge.metrics import score
 from qsmdl.challenge.plan import make_plan
+from qsmdl.challenge.verdict import write_blind
 from qsmdl.errors import InputError
 
 
@@ -115,6 +118,24 @@ def test_expansion_is_limited_also_within_the_size_of_a_map():
     with pytest.raises(InputError, match="more than 100 times"):
         consume()
     assert n_out <= 8 * CHUNK
+
+
+def test_the_end_of_the_data_may_come_alone():
+    """An empty last block of deflate in a chunk of its own brings no bytes; those of a gzip stream within ended before."""
+    content = os.urandom(1000)
+    compressor = zlib.compressobj(wbits=-15)
+    packed = compressor.compress(gzip.compress(content)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    deflated = inflate([packed, compressor.flush()], name="map.nii.gz", wbits=-15, max_bytes=CHUNK)
+    assert b"".join(inflate(deflated, name="map.nii", wbits=31, max_bytes=CHUNK)) == content
+
+
+def test_a_file_name_that_is_no_text_stops_nobody(bench, tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.zip"))
+    path.write_bytes(archive(good_members()))
+    _, refused = judge([path], *bench)
+    assert [one.file for one in refused] == [r"\udcff\udcfe.zip"]
+    write_blind(tmp_path, [], refused)
+    assert json.loads((tmp_path / "refused.json").read_text())[0]["file"] == refused[0].file
 
 
 def test_pieces_are_small_and_whole():

@@ -1,12 +1,14 @@
 """Who may enter the deep-learning track, and what stops a training or an evaluation."""
 
 import copy
+import dataclasses
 import functools
 import json
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from qsmdl.about import About
 from qsmdl.challenge.guard import admit, check_record, check_truths, find_hits, read_truths
@@ -16,7 +18,7 @@ from qsmdl.data.recipe import Recipe, draw_volume, volume_seed
 from qsmdl.data.sources import generator_source, n_volumes_drawn, recipe_digest
 from qsmdl.data.stream import PhantomStream
 from qsmdl.errors import InputError
-from qsmdl.io.fingerprint import fingerprint_folder
+from qsmdl.io.fingerprint import Fingerprint, Signature, fingerprint_folder
 from qsmdl.io.nifti import write_volume
 from qsmdl.io.provenance import folder_source, make_record, seal
 from qsmdl.io.rc2 import write_release
@@ -75,6 +77,13 @@ def tampered(card, key, value):
     return changed
 
 
+def blank(detail):
+    """A folder whose one volume has a signature that agrees with nothing."""
+    signature = Signature(detail, None if detail is None else detail > 0, None)
+    source = {"kind": "folder", "use": "training", "folder": "x", "volumes": [{"name": "a", "content": "0", "shape": [6, 6, 6]}]}
+    return card_of([source], [Fingerprint("a", "0", (6, 6, 6), signature)])
+
+
 def with_source(**changes):
     return lambda: card_of([GENERATED | changes])
 
@@ -92,6 +101,12 @@ BAD_CARDS = {
     "test heads": (with_source(stream="test"), "stream 'test'"),
     "validation heads": (with_source(stream="validation"), "stream 'validation'"),
     "unknown source": (with_source(kind="scanner"), "unknown kind 'scanner'"),
+    "heads for nobody knows what": (lambda: card_of([GENERATED, without(GENERATED, "use") | {"stream": "test"}]), "stream 'test'"),
+    "no stream": (lambda: card_of([GENERATED, without(without(GENERATED, "use"), "stream")]), "stream None"),
+    "no seed": (lambda: card_of([without(GENERATED, "seed")]), "without a seed"),
+    "made by nobody": (lambda: card_of(made_by="hand"), "made by 'hand'"),
+    "blank signature": (lambda: blank(None), "signature of x/a is blank"),
+    "uniform signature": (lambda: blank(np.ones((6, 6, 6), np.float32)), "signature of x/a is blank"),
     "recipe changed": (with_source(recipe_digest="0" * 16), "recipe and digest differ"),
     "recipe exchanged": (with_source(recipe={"size": 3}), "recipe and digest differ"),
     "recipe removed": (with_source(recipe=None), "recipe and digest differ"),
@@ -147,6 +162,38 @@ def test_a_network_that_shows_no_weights_is_refused():
     mystery.about = About(kind="deep learning")
     with pytest.raises(InputError, match="no weights file"):
         admit([Method("mystery", mystery)])
+
+
+def test_a_network_that_calls_itself_something_else_is_a_network(tmp_path):
+    def disguised(field, *, checkpoint: str | None = None):
+        return field
+
+    disguised.kind = "iterative"
+    method = saved(tmp_path, without(card_of(), "record"))
+    with pytest.raises(InputError, match="may not enter"):
+        admit([Method("disguised", disguised, **method.settings)])
+
+
+def test_signatures_that_are_no_numbers_are_no_crash(tmp_path, mine):
+    """Python's JSON reads Infinity."""
+    card = card_of(*map(list, ([folder_source(mine / "mine")[0]], folder_source(mine / "mine")[1])))
+    for volume in card["record"]["volumes"].values():
+        volume["detail"]["shape"] = [float("inf")] * 3
+    assert not check_record(card, tensors()).clean
+    with pytest.raises(InputError, match="cannot be read"):
+        Signature.decode(volume)
+
+
+def test_the_brain_mask_is_looked_for_where_another_is_scored_in(tmp_path, sample):
+    truth = sample[1]
+    eroded = torch.from_numpy(ndimage.binary_erosion(truth.mask.numpy()))
+    scored = dataclasses.replace(truth, mask=eroded, brain_mask=truth.mask)
+    write_volume(tmp_path / "brain.nii", truth.mask, dtype=np.uint8)
+    write_volume(tmp_path / "eroded.nii", eroded, dtype=np.uint8)
+    for name, volume in {"brain": truth.mask, "eroded": eroded}.items():
+        write_volume(tmp_path / f"{name}_turned.nii", volume.flip(0).transpose(1, 2) * 7.0)
+    hits = {hit.volume: hit.what for hit in find_hits(fingerprint_folder(tmp_path), {"Sim2": scored})}
+    assert hits == {"brain.nii": "mask", "eroded.nii": "mask", "brain_turned.nii": "outline", "eroded_turned.nii": "outline"}
 
 
 def test_the_shipped_weights_enter():

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from cheats import CHEATS, patch
+from scipy import ndimage
 
 from qsmdl.challenge.matching import OUTLINE_THRESHOLD, Reference, detail_threshold, match
 from qsmdl.data.recipe import Recipe
@@ -32,13 +33,14 @@ def head(index):
 
 @pytest.mark.parametrize("chunk", range(N_CHUNKS))
 def test_different_heads_are_no_hits(chunk):
-    """Head i is the truth, head i + 1 the training volume: whole, and as a cube of 64 mm from its middle."""
-    whole, cubes = [], []
+    """Head i is the truth, head i + 1 the training volume: whole, as a cube of 64 mm from its middle, and resampled by splines."""
+    whole, cubes, resampled = [], [], []
     for index in range(chunk * N_PAIRS, (chunk + 1) * N_PAIRS):
         truth, volume = Reference(*head(index), SIZE), head(index + 1)[0]
         whole.append(match(truth, volume_signature(volume, SIZE)))
         cubes.append(match(truth, volume_signature(np.ascontiguousarray(patch(volume, PREVIEW_MM, 64.0)), SIZE)))
-    for name, found in (("whole", whole), ("cube", cubes)):
+        resampled.append(match(truth, volume_signature(ndimage.zoom(volume, 1.1), SIZE)))
+    for name, found in (("whole", whole), ("cube", cubes), ("resampled", resampled)):
         values, outlines = np.array([m.correlation for m in found]), np.array([m.outline for m in found])
         margin = min(detail_threshold(m.overlap_l) - m.correlation for m in found)
         print(

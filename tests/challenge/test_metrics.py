@@ -1,5 +1,6 @@
 import importlib.util
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,8 @@ def test_undefined_where_the_truth_is_constant_or_the_region_empty(metric):
     recon = np.random.default_rng(1).standard_normal((5, 4, 3))
     assert metric(recon, np.ones_like(recon), np.ones(recon.shape, bool)) is None
     assert metric(recon, recon, np.zeros(recon.shape, bool)) is None
+    # the mean of sixty times 0.1 is not 0.1 to the last bit
+    assert metric(recon, np.full_like(recon, 0.1), np.ones(recon.shape, bool)) is None
 
 
 def test_v0_never_exceeds_the_nrmse(case):
@@ -142,6 +145,16 @@ def test_threshold_rises_with_the_streaks_around():
     assert found == {"CalcStreak": None, "CalcMoment": 0.0, "DeviationFromCalcMoment": 8.0}
 
 
+@pytest.mark.parametrize("deepest", [-1e-3, -0.01, -1.499, -1e8, -1.234e38])
+def test_threshold_of_a_map_that_diverged(deepest):
+    """Without a limit it sinks as far as need be, and ends."""
+    calcification = np.zeros((30, 29, 31), bool)
+    calcification[15, 15, 15] = True
+    chi = np.zeros(calcification.shape)
+    chi[5, 15, 15], chi[15, 15, 15] = deepest, 2 * deepest
+    assert segmented_calcification(chi, calcification, -math.inf).tolist() == ([2 * deepest] if deepest <= -0.01 else [])
+
+
 def test_calcification_that_fills_the_volume_is_no_crash():
     calcification = np.ones((3, 4, 5), bool)
     found = calcification_metrics(np.full((3, 4, 5), -1.0), np.full((3, 4, 5), -1.0), calcification)
@@ -159,6 +172,8 @@ def test_errors_name_what_is_wrong(case):
         score(truth, truth, np.zeros_like(mask), segmentation)
     with pytest.raises(InputError, match="none of the labels 1 to 16"):
         score(truth, truth, mask, np.zeros_like(segmentation))
+    with pytest.raises(InputError, match=r"voxels are .*positive and finite"):
+        score(truth, truth, mask, segmentation, voxel_size_mm=(1.0, 1.0, float("nan")))
     spoiled = truth.copy()
     spoiled[0, 0, 0] = np.nan
     with pytest.raises(InputError, match="truth holds 1 NaN"):

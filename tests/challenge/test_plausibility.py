@@ -7,7 +7,7 @@ import pytest
 from scoring_cases import golden
 
 from qsmdl.challenge.metrics import score
-from qsmdl.challenge.plausibility import check_labels, check_units, compare_to_truth
+from qsmdl.challenge.plausibility import check_labels, check_orientation, check_units, compare_to_truth
 from qsmdl.errors import InputError
 
 HZ = 42.577 * 7
@@ -38,6 +38,37 @@ def test_other_units_are_named_with_the_factor_found(case, factor, words, name):
     with pytest.raises(InputError, match=words) as error:
         check_units(factor * recons[name], truth, mask)
     assert f"{slope:.4g}" in str(error.value)
+
+
+@pytest.mark.parametrize("factor", [-0.3, -0.45, -2.5, -3.5])
+def test_the_sign_is_told_whatever_the_scale(case, factor):
+    truth, mask, _, recons = case
+    with pytest.raises(InputError, match="opposite sign"):
+        check_units(factor * recons["noisy"], truth, mask)
+
+
+@pytest.mark.parametrize("b0_tesla", [0.0, -7.0, math.nan])
+def test_a_field_strength_is_positive(case, b0_tesla):
+    truth, mask, _, recons = case
+    with pytest.raises(InputError, match=r"b0_tesla is .*; the field strength must be positive"):
+        check_units(recons["noisy"], truth, mask, b0_tesla=b0_tesla)
+
+
+def test_a_turned_map_is_told_and_a_lost_affine_forgiven(case, caplog):
+    truth, mask, _, recons = case
+    las, ras = np.diag([-1.0, 1.0, 1.0, 1.0]), np.eye(4)
+    with pytest.raises(InputError, match=r"lies on another grid: .* run to LAS, the truth's to RAS, .*0\.99 instead of 0\.\d\d"):
+        check_orientation(recons["noisy"][::-1], truth, mask, (las, ras))
+    check_orientation(recons["noisy"], truth, mask, (las, ras), source="chi.nii")
+    assert "chi.nii: its affine says that its axes run to LAS" in caplog.text
+    caplog.clear()
+    swapped = ras[[1, 0, 2, 3]]  # another shape when turned
+    check_orientation(recons["noisy"], truth, mask, (swapped, ras))
+    assert "ARS" in caplog.text
+    caplog.clear()
+    for affine in (ras, 2 * ras, np.full((4, 4), np.nan), np.zeros((4, 4))):
+        check_orientation(recons["noisy"][::-1], truth, mask, (affine, ras))
+    assert not caplog.text
 
 
 def test_scoring_itself_refuses_no_map(case):

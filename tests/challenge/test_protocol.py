@@ -32,6 +32,14 @@ def test_undefined_calcification_of_sim1_does_not_spoil_the_mean():
     assert mean["metrics"]["CalcStreak"] == 20
 
 
+def test_a_calcification_lost_at_one_noise_level_is_not_judged_by_the_other():
+    lost = [row(scan, 2.0, CalcStreak=None) for scan in ("Sim1Snr1", "Sim2Snr1", "Sim1Snr2")]
+    rows = [*lost, row("Sim2Snr2", 0.01)]
+    (mean,) = average_rows(rows)
+    assert mean["metrics"]["CalcStreak"] is None
+    assert mean["metrics"]["DeviationFromCalcMoment"] == pytest.approx(1.005)
+
+
 def test_other_undefined_values_stay_undefined():
     (mean,) = average_rows([row("Sim1", 40.0, rmse_detrend_Blood=None), row("Sim2", 20.0, CalcStreak=None)])
     assert mean["metrics"]["rmse_detrend_Blood"] is None

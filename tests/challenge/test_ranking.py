@@ -6,7 +6,15 @@ from synthetic_rows import synthetic_rows
 from qsmdl.challenge.metrics import METRICS
 from qsmdl.challenge.protocol import average_rows, basis_of, stage_of
 from qsmdl.challenge.published import ORIGIN, published_scores
-from qsmdl.challenge.ranking import change_of_stage, display_names, find_standing, make_standings, rank_values, select_rows
+from qsmdl.challenge.ranking import (
+    change_of_stage,
+    display_names,
+    find_standing,
+    make_standings,
+    rank_values,
+    select_rows,
+    undeclared_data,
+)
 from qsmdl.challenge.rows import check_rows
 from qsmdl.errors import InputError
 
@@ -122,6 +130,13 @@ def test_scans_of_one_name_must_hold_the_same_data():
     make_standings([row("Sim1", 1.0, "a", data="111"), row("Sim1", 1.0, "b")])
 
 
+def test_rows_that_do_not_say_their_data_are_named():
+    told, silent = row("Sim1", 1.0, "a", data="111"), row("Sim1", 1.0, "b")
+    assert undeclared_data([told, told]) is None
+    assert undeclared_data([silent]) is None  # nothing to compare it with
+    assert "rows of b do not say" in undeclared_data([told, silent])
+
+
 def test_duplicates_and_two_kinds_are_refused():
     with pytest.raises(InputError, match=r"two rows of tkd \(seed None\) on Sim1"):
         make_standings([row("Sim1", 1.0), row("Sim1", 2.0)])
@@ -175,6 +190,9 @@ GOOD = row("Sim1", 1.0, kind="direct", dialect="rc2", attested=None, stage=1, da
         ({"metrics": {"rmse": float("nan")}}, "rmse = nan"),
         ({"metrics": {"rmse": "30"}}, "rmse = '30'"),
         ({"metrics": [1]}, "metrics = .* must be an object"),
+        ({"metrics": {"rmse": 10**400}}, "rmse = 1000"),
+        ({"metrics": {"\ud800": 1.0}}, r"metric called '\\ud800'"),
+        ({"stopped": "\ud800"}, r"stopped = '\\ud800'"),
         ({"method": ""}, "method = ''"),
         ({"method": "a\nb"}, "printable"),
         ({"scan": 1}, "scan = '1'"),

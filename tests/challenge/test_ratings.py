@@ -44,6 +44,14 @@ def test_a_submission_that_was_not_rated_on_all_scales_has_no_mean():
     assert set(mean_by_category(ratings)["tkd"]) == {"streaking", "unnaturalness"}
 
 
+def test_stages_are_not_mixed():
+    given = (("x", "Sim1", 0), ("x", "Sim1Snr1", 3), ("y", "Sim1", 1), ("y", "Sim1Snr1", 3))
+    ratings = [Rating(rater, name, "noise", scan, value) for rater in "AB" for name, scan, value in given]
+    assert mean_by_category(ratings) == {"x": {"noise": 1.5}, "y": {"noise": 2.0}}
+    assert rater_correlations(ratings).n_shared == ((4, 4), (4, 4))
+    assert rater_correlations(ratings).matrix[0][1] == pytest.approx(1)
+
+
 def test_discrepancies_are_shares_of_raters_and_do_not_enter_the_mean():
     ratings = ratings_of("A", "tkd", 3, 3, 3) + [Rating(r, "tkd", "discrepancy_veins", "Sim1", v) for r, v in (("A", 1), ("B", 0))]
     assert mean_by_category(ratings)["tkd"]["discrepancy_veins"] == 0.5
@@ -82,6 +90,7 @@ def test_codes_are_resolved_by_the_key_beside_the_file_or_a_named_one(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     key = write(tmp_path / "elsewhere" / "k.key.json", json.dumps({"codes": {"blind-AAAAAA": "tkd", "blind-BBBBBB": "truth"}}))
     assert [r.submission for r in read_ratings(path, key=key)] == ["tkd", TRUTH_NAME]
+    write(tmp_path / "foreign.key.json", "no key of ours")
     write(tmp_path / "other.key.json", json.dumps({"codes": {"blind-CCCCCC": "tv"}}))
     write(tmp_path / "this.key.json", key.read_text())
     assert [r.submission for r in read_ratings(path)] == ["tkd", TRUTH_NAME]

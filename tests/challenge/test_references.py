@@ -57,6 +57,16 @@ def test_truths_are_checked(tmp_path, release):
         load_references(find_references(release)[1])
 
 
+def test_truths_that_score_nothing_are_refused(release):
+    chi, _, labels = truth_of("Sim1")
+    write_volume(release / "Sim1" / "GT" / "Segmentation.nii", np.where(labels == 11, 8, labels), overwrite=True, dtype=np.uint8)
+    with pytest.raises(InputError, match=r"segmentation of Sim1 in .* holds no blood \(11\)"):
+        load_references(find_references(release)[1])
+    write_volume(release / "Sim1" / "GT" / "Chi.nii", np.full_like(chi, 0.1), overwrite=True)
+    with pytest.raises(InputError, match=r"truth of Sim1 in .* is constant \(0\.1\)"):
+        load_references(find_references(release)[1])
+
+
 def test_truths_share_one_grid(release):
     for name, volume in zip(("MaskBrainExtracted", "GT/Chi", "GT/Segmentation"), truth_of("Sim1")[1::-1] + truth_of("Sim1")[2:], strict=True):
         write_volume(release / "Sim1" / f"{name}.nii", volume[:, :, :-1].astype(np.float32), overwrite=True)

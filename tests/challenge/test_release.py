@@ -53,6 +53,8 @@ def test_the_second_form_has_its_truth_beside_the_scan(release):
 
 def test_names_choose(both_stages):
     assert [scan.name for scan in find_scans(both_stages, names=["Sim1", "Sim2Snr1"], stage=2)] == ["Sim1", "Sim2Snr1"]
+    with pytest.raises(InputError, match=r"data\.scans is 'Sim1', but must be a list: data\.scans=\[Sim1\]"):
+        find_scans(both_stages, names="Sim1")
     with pytest.raises(InputError, match=r"holds no scan 'Sim3'; it holds Sim1Snr1"):
         find_scans(both_stages / "DatasetsStep2", names=["Sim3"])
 
@@ -72,6 +74,49 @@ def test_a_scan_that_lost_its_phase_is_not_overlooked(release):
     shutil.rmtree(release / "Sim2Snr1")
     (release / "Sim2Snr1").mkdir()
     with pytest.raises(InputError, match=r"Sim2Snr1 lacks Phase .*; Sim2Snr1 lacks Magnitude .*; Sim2Snr1 lacks Mask"):
+        find_scans(release)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("Phase.nii.gz", "phase.nii.gz", r"Sim1Snr1 lacks Phase in .*, where phase\.nii\.gz is: upper and lower case count"),
+        ("Phase.nii.gz", "Phase.NII.GZ", r"where Phase\.NII\.GZ is"),
+        ("Frequency.nii.gz", "frequency.nii.gz", r"Sim1Snr1 needs Frequency\.nii in .*, where frequency\.nii\.gz is"),
+        ("GT", "gt", r"Sim1Snr1 needs GT in .*, where gt is"),
+        ("GT/Chi.nii.gz", "GT/chi.nii.gz", r"Sim1Snr1 lacks GT/Chi in .*GT, where chi\.nii\.gz is"),
+        ("GT/FilestructureForEval.mat", "GT/FileStructureForEval.mat", r"needs FilestructureForEval\.mat in .*, where FileStructureForEval"),
+    ],
+)
+def test_names_in_other_letters_are_not_overlooked(release, old, new, message):
+    """A truth or mask that is not found would leave a scan blind, or scored in another mask, without a word."""
+    (release / "Sim1Snr1" / "Frequency.nii.gz").touch()
+    (release / "Sim1Snr1" / "GT" / "FilestructureForEval.mat").touch()
+    (release / "Sim1Snr1" / old).rename(release / "Sim1Snr1" / new)
+    with pytest.raises(InputError, match=message):
+        find_scans(release)
+
+
+def test_a_sibling_truth_in_other_letters(release):
+    as_siblings(release)
+    (release / "Sim2Snr1GT").rename(release / "Sim2Snr1gt")
+    with pytest.raises(InputError, match=r"Sim2Snr1 needs Sim2Snr1GT in .*, where Sim2Snr1gt is"):
+        find_scans(release)
+
+
+def test_a_scan_of_any_name_in_other_letters(release):
+    (release / "Sim1Snr1").rename(release / "Head")
+    for path in list((release / "Head").iterdir()):
+        path.rename(path.with_name(path.name.lower()))
+    with pytest.raises(InputError, match=r"Head lacks Phase .*; Head lacks Magnitude .*; Head lacks Mask.*; Head needs GT"):
+        find_scans(release)
+
+
+@pytest.mark.parametrize("name", ["Magnitude", "GT/Chi"])
+def test_a_volume_in_two_types_is_refused(release, name):
+    """Before anything is computed, also where it is a truth, which may not be opened yet."""
+    (release / "Sim1Snr1" / f"{name}.nii").touch()
+    with pytest.raises(InputError, match=rf"Sim1Snr1 holds both {name.removeprefix('GT/')}\.nii and .*\.nii\.gz in"):
         find_scans(release)
 
 

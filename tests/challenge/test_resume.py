@@ -19,6 +19,7 @@ from qsmdl.challenge import judge as judging
 from qsmdl.challenge.judge import find_archives, judge
 from qsmdl.challenge.plan import make_plan
 from qsmdl.challenge.references import Reference
+from qsmdl.errors import InputError
 from qsmdl.io.nifti import write_volume
 
 
@@ -100,6 +101,14 @@ def test_scores_hold_for_one_archive_truth_and_dialect(desk, count):
         count.clear()
         judge(paths, new_plan, new_references)
         assert len(count) == n_again, change
+
+
+def test_no_worker_scores_against_other_truths_than_were_checked(desk):
+    plan, references = make_plan(desk / "release", desk / "out")
+    write_volume(desk / "release" / "Sim1" / "GT" / "Chi.nii", np.float32(1.01) * truth_of("Sim1")[0], overwrite=True)
+    with pytest.raises(InputError, match="truths changed"):
+        judge(find_archives(desk / "in"), plan, references, jobs=2)
+    assert not any(plan.scores.iterdir())
 
 
 def test_the_same_bytes_under_another_name_are_another_claim(desk):

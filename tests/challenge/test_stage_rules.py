@@ -12,7 +12,8 @@ from qsmdl.about import about
 from qsmdl.challenge.choosing import TuningSettings, choose, levels, make_objective, settings_by_scan
 from qsmdl.challenge.maps import MapStore
 from qsmdl.challenge.release import find_scans
-from qsmdl.challenge.stages import check_scans
+from qsmdl.challenge.rules import check_search
+from qsmdl.challenge.stages import Events, check_scans
 from qsmdl.challenge.tuning import TrialTooLong
 from qsmdl.errors import InputError
 from qsmdl.io.weights import save_weights
@@ -73,6 +74,28 @@ def test_architectures_must_stay(releases, tmp_path, weights):
     with pytest.raises(InputError, match=r"is not the protocol of a stage-1 run"):
         run(releases / "two", tmp_path / "three", (network("unet", "a"),), stage=2, stage1=tmp_path / "two" / "protocol.json")
     assert not (tmp_path / "three").exists()
+
+
+def test_weights_that_change_while_a_run_goes_on_are_noticed(releases, tmp_path, weights):
+    """Stage 2 tunes for hours: another training may have written its weights over those that were admitted."""
+    shutil.copy(weights["a"], tmp_path / "w.safetensors")
+    method = Method("unet", unet, checkpoint=str(tmp_path / "w.safetensors"))
+
+    def exchange(row, _):
+        shutil.copy(weights["b"], tmp_path / "w.safetensors")
+
+    with pytest.raises(InputError, match=r"w\.safetensors has changed since this run began, so the network unet is no longer .* admitted"):
+        run(releases / "one", tmp_path / "run", (TKD, method), events=Events(on_map=exchange))
+    assert not list((tmp_path / "run" / "maps").glob("*unet*"))
+
+
+def test_of_a_network_by_another_name_only_the_schedule_is_tuned(weights):
+    def disguised(field, *, checkpoint: str | None = None, a: int = 1):
+        return field
+
+    disguised.kind = "iterative"
+    with pytest.raises(InputError, match="would tune a against the truth"):
+        check_search(Method("disguised", disguised, a=1), ["a"])
 
 
 def test_fingerprints_tell_architectures_and_nothing_else():

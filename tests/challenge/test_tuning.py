@@ -112,6 +112,22 @@ def test_a_study_of_something_else_is_not_continued(tmp_path):
         study(tmp_path / "s.db", lambda _: 1.0, search=narrow)
 
 
+def test_a_study_of_another_version_is_not_continued(tmp_path, monkeypatch):
+    """Its solvers may have been others."""
+    study(tmp_path / "s.db", n_trials=1)
+    monkeypatch.setattr("qsmdl.challenge.tuning.__version__", "99")
+    with pytest.raises(InputError, match=r"qsmdl_version was .* and is now '99'.* or name another file with tuning\.study"):
+        study(tmp_path / "s.db")
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    """The name of the file is part of a URL for SQLite."""
+    folder = tmp_path / "q?mode=ro %41#x"
+    assert outcome(study(folder / "s.db", n_trials=2)) == outcome(study(folder / "s.db", lambda _: pytest.fail("a trial ran"), n_trials=2))
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert [path.name for path in folder.iterdir()] == ["s.db"]
+
+
 def test_files_that_are_no_study(tmp_path):
     (tmp_path / "text.db").write_text("hello, this is not a database" * 100)
     with pytest.raises(InputError, match=r"text\.db could not be used as a study file"):

@@ -31,6 +31,13 @@ def test_names_stay_apart_whatever_the_forms_say(tmp_path):
     assert len(joined.problems) == 1
 
 
+def test_no_submission_takes_the_name_of_the_truth(tmp_path):
+    """Ratings call the truth so, and would give the submission its marks."""
+    write_form(tmp_path, make_form(ID, "truth", "iterative"))
+    (row,) = join_forms(rows_of(ID), tmp_path, stage=1).rows
+    assert row["method"] == f"truth ({ID})"
+
+
 def test_forms_that_do_not_fit_leave_the_scores(tmp_path):
     write_form(tmp_path, make_form(ID, "X", "direct", stage=2))
     (tmp_path / "BBBBBBBBBB.json").write_text(json.dumps(make_form(ID, "Y", "direct").to_plain()))

@@ -28,10 +28,19 @@ def test_from_rating_to_report(run, tmp_path, capsys):
     assert "blind-" not in text
 
 
+def test_a_report_to_rate_in_and_its_key(run, tmp_path, capsys):
+    main(["report", str(run), "-o", str(tmp_path / "r.html"), "--with-rating", "--scans", "Sim2"])
+    assert "Key to the codes of its ratings, not for the raters" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"r.html", "r.key.json"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--rating", "--without-maps"], "--rating makes a page"),
+        (["--rating", "--with-rating"], "--rating makes a page"),
+        (["--with-rating", "--without-maps"], "Leave one of the two out"),
+        (["--scans", "Sim7"], "no row on 'Sim7'"),
         (["--key", "k.key.json"], "no ratings are given"),
         (["--ratings", "none.csv"], "could not be read"),
         (["--truth", "nowhere"], "holds no truth of Sim2"),

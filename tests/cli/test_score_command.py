@@ -134,6 +134,22 @@ def test_voxel_sizes_that_differ_are_said(files, case, tmp_path, capsys, caplog)
     assert "chi.nii has voxels of (1.5, 1.0, 1.0) mm" in caplog.text
 
 
+def test_a_map_on_a_turned_grid_stops(files, case, tmp_path, capsys):
+    turned = nib.Nifti1Image(case[3]["streaky"][::-1], np.diag([-1.0, 1.0, 1.0, 1.0]))
+    nib.save(turned, tmp_path / "chi.nii")
+    assert "chi.nii lies on another grid" in fails(capsys, *files)
+
+
+def test_a_truth_may_be_undefined_outside_the_mask_only(files, case, tmp_path, capsys):
+    truth = case[0].copy()
+    truth[0, 0, 0] = np.nan
+    write(tmp_path / "Chi_crop.nii", truth)
+    assert json.loads(printed(capsys, *files, "--json"))["rmse"] == pytest.approx(golden.GOLDEN["streaky"]["rmse"])
+    truth[30, 28, 26] = np.inf
+    write(tmp_path / "Chi_crop.nii", truth)
+    assert "Chi_crop.nii holds 1 NaN or infinite values inside the mask" in fails(capsys, *files)
+
+
 def test_simulate_writes_the_other_conventions(tmp_path, capsys):
     words = ["simulate", str(tmp_path / "out"), "--seed", "3", "--voxel-size", "6", "--contrast", "sim2", "--conventions"]
     assert "Pass one of the two" in fails(capsys, *words, "--no-truth")

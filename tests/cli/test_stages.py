@@ -89,6 +89,30 @@ def test_the_builtin_phantoms_go_through_the_stages(tmp_path, sample, monkeypatc
     assert [row["scan"] for row in rows] == ["Sim1Snr1", "Sim1Snr2", "Sim2Snr1", "Sim2Snr2"]
 
 
+def test_a_refused_call_leaves_the_builtin_run_as_it_was(tmp_path, sample, monkeypatch):
+    monkeypatch.setattr("qsmdl.challenge.cases.render_volume", lambda *_: (sample[0], with_calcification(sample[1])))
+    words = ["stage=1", "method=[tkd]", "data.voxel_size_mm=5.0"]
+    rows = evaluate(composed(*words), tmp_path)
+    with pytest.raises(InputError, match="other settings"):
+        evaluate(composed(*words, "data.n_pairs=2"), tmp_path)
+    assert evaluate(composed(*words), tmp_path) == rows
+
+
+def test_two_processes_do_not_share_a_folder(release, tmp_path):
+    """The lock goes with the process, however it ends."""
+    code = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    words = ["stage=2", "method=[tkd]", f"data.root={release}", "data.scans=[Sim2Snr1]", "tuning.n_trials=1", f"tuning.study={tmp_path / 's.db'}"]
+    for name, place in ((tmp_path / "run" / ".lock", "run"), (tmp_path / ".s.db.lock", tmp_path.name)):
+        name.parent.mkdir(exist_ok=True)
+        other = subprocess.Popen([sys.executable, "-c", code, os.fspath(name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=rf"Another process works in .*{place} \(it holds {re.escape(name.name)}\)"):
+            evaluate(composed(*words), tmp_path / "run")
+        other.kill()
+        other.communicate()
+    assert len(evaluate(composed(*words), tmp_path / "run")) == 1
+
+
 def test_a_root_alone_means_a_release(release, tmp_path):
     rows = evaluate(composed(f"data.root={release / 'DatasetsStep2' / 'Sim2Snr1'}", "method=[tkd]"), tmp_path)
     assert [(row["scan"], row["metrics"]["rmse"] > 0) for row in rows] == [("Sim2Snr1", True)]

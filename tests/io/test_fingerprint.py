@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from qsmdl.errors import InputError
 from qsmdl.io.fingerprint import GRID_MM, Signature, content_hash, find_support, fingerprint_file, fingerprint_folder, volume_signature
@@ -80,7 +81,7 @@ def test_a_region_raised_over_noise_is_its_support():
     inside = textured() != 0
     found = find_support((inside * 0.5 + generator.normal(0, 0.05, SHAPE)).astype(np.float32))
     assert found is not None
-    assert (found[0] == inside).mean() > 0.9
+    assert (found == inside).mean() > 0.9
     assert find_support(generator.normal(0, 0.05, SHAPE).astype(np.float32)) is None
 
 
@@ -113,6 +114,34 @@ def test_series_are_taken_apart(tmp_path):
     found = fingerprint_file(tmp_path / "s.nii")
     assert [f.name for f in found] == [f"{tmp_path / 's.nii'}[0]", f"{tmp_path / 's.nii'}[1]"]
     assert found[1].content == content_hash(textured(1))
+
+
+def test_volumes_that_nothing_could_be_compared_with_are_refused(tmp_path):
+    """Thumb-sized patches of a truth would otherwise pass as volumes of one's own."""
+    write_volume(tmp_path / "patch.nii", np.random.default_rng(0).normal(size=(9, 8, 7)))
+    with pytest.raises(InputError, match=r"patch\.nii \(9, 8, 7\) is constant, or too small"):
+        fingerprint_folder(tmp_path)
+    write_volume(tmp_path / "patch.nii", np.full(SHAPE, 2.0), overwrite=True)
+    with pytest.raises(InputError, match="is constant"):
+        fingerprint_folder(tmp_path)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-6, 1e30])
+def test_the_unit_may_be_any(factor):
+    noisy = np.pad(textured(), 5)
+    noisy = noisy + np.random.default_rng(2).normal(0, 1e-5, noisy.shape)
+    reference, found = volume_signature(noisy, SIZE), volume_signature(noisy * factor, SIZE)
+    np.testing.assert_allclose(found.detail, reference.detail, atol=0.05)
+    np.testing.assert_allclose(found.outline, reference.outline, atol=0.01)
+
+
+@pytest.mark.parametrize("disguise", [lambda v: v + np.random.default_rng(4).normal(0, 1e-6, v.shape), lambda v: ndimage.shift(v, 0.01), lambda v: v])
+def test_a_background_may_be_almost_constant(disguise):
+    """Weak noise or the ripples of an interpolation, also where a frame of zeros was put around them."""
+    inside = np.pad(textured() != 0, 6)
+    found = find_support(np.pad(disguise(np.pad(textured(), 3)), 3).astype(np.float32))
+    assert found[inside].all()
+    assert found.sum() < 2 * inside.sum()
 
 
 def test_folders_are_read_with_their_sub_folders(tmp_path):

@@ -144,6 +144,24 @@ def test_figures_without_data_are_left_out_with_the_reason(tmp_path):
         draw_figures([standing], tmp_path)
 
 
+def test_noise_levels_that_nobody_has_both_of_get_figures_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("qsmdl.report.pairs.PAIRED_METRICS", ("rmse", "CalcStreak"))  # the whole grid takes seconds
+    rows = [row for row in synthetic_rows(8) if "Snr" in row["scan"]]
+    first = {row["method"] for row in rows[: len(rows) // 2]}
+    rows = [row for row in rows if row["scan"].endswith("Snr1" if row["method"] in first else "Snr2")]
+    standings = make_standings(rows)
+    assert [(standing.snr_level, len(standing.entries)) for standing in standings] == [(None, 0), (1, 4), (2, 4)]
+    drawn = {one.name for one in draw_figures(standings, tmp_path).drawn}
+    assert {"nrmse_sim1_sim2_stage2_snr1", "nrmse_sim1_sim2_stage2_snr2", "spider_stage2_snr1", "spider_stage2_snr2"} <= drawn
+
+
+def test_spreadsheets_find_no_formula_in_what_rows_say():
+    told = {"method": "=a", "scan": "-b", "dialect": "@c", "convention": "+d"}
+    row = {"metrics": dict.fromkeys(METRICS, 1.0), "seconds": 1.0, "peak_bytes": None, "seed": None, "stopped": "s"}
+    (line,) = csv.DictReader(io.StringIO(to_csv(Leaderboard(make_standings([row | told])))))
+    assert [line[key] for key in ("algorithm", "scans", "dialect", "convention")] == ["'=a", "'-b", "'@c", "'+d"]
+
+
 def test_pictures_are_the_same_bytes_each_time_and_survive_odd_names(tmp_path):
     pairs = Pairs([1.0, 2.0], [2.0, 3.0], ["$\\frac{1}$", "名前 with a very long name indeed"], [None, "direct"])
     for folder in ("a", "b"):

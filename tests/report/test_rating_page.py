@@ -1,6 +1,8 @@
 import base64
+import errno
 import io
 import json
+import os
 
 import matplotlib.image
 import pytest
@@ -77,6 +79,19 @@ def test_a_key_is_never_lost_by_accident(made, tmp_path):
     with pytest.raises(InputError, match=r"rate\.key\.json exists already"):
         write_rating_page(tmp_path / "rate.html", folder)
     assert not (tmp_path / "rate.html").exists()
+
+
+def test_a_key_outlives_a_page_that_cannot_be_replaced(made, tmp_path, monkeypatch):
+    def no_space(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    written = write_rating_page(tmp_path / "rate.html", made[0])
+    before = written.path.read_bytes(), written.key_path.read_bytes()
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(InputError, match="No space left"):
+        write_rating_page(tmp_path / "rate.html", made[0], overwrite=True)
+    assert (written.path.read_bytes(), written.key_path.read_bytes()) == before
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_errors(tmp_path, sample):

@@ -114,6 +114,15 @@ def test_who_goes_on_nevertheless_is_marked(run, tmp_path):
     assert "went on from a checkpoint that is not attested: it carries no record" in found.reason
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_weights_that_were_marked_knowingly_are_scored_in_the_end(tmp_path, monkeypatch, allowed):
+    seen = []
+    monkeypatch.setattr(train_module, "fit", lambda config, folder: folder / "weights.safetensors")
+    monkeypatch.setattr(train_module, "evaluate", lambda config, folder: seen.append(config.allow_unattested))
+    train_module.train(config(f"guard.allow_unattested={str(allowed).lower()}", "evaluate=true"), tmp_path)
+    assert seen == [allowed]
+
+
 def test_weights_without_a_record_are_refused(run, tmp_path):
     tensors, card = load_weights(run / "weights.safetensors")
     save_weights(tmp_path / "bare.safetensors", tensors, {k: v for k, v in card.items() if k != "record"})

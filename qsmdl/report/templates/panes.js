@@ -49,7 +49,7 @@ window.qsmdl = window.qsmdl || {};
     async open(data, onMove) {
       this.nv = new niivue.Niivue({
         backColor: this.isDifference ? [0, 0, 0, 1] : [0.5, 0.5, 0.5, 1],
-        crosshairColor: [1, 0.8, 0, 0.8], crosshairWidth: 0.5, show3Dcrosshair: false, isColorbar: false, isNearestInterpolation: true,
+        crosshairColor: [1, 0.8, 0, 0.8], crosshairWidthUnit: "percent", show3Dcrosshair: false, isColorbar: false, isNearestInterpolation: true,
         isRadiologicalConvention: true, sagittalNoseLeft: true, isOrientationTextVisible: true, fontColor: [1, 1, 1, 1], multiplanarShowRender: 0,
         isForceMouseClickToVoxelCenters: true, dragAndDropEnabled: false, scrollRequiresFocus: true, isResizeCanvas: true, loadingText: "", logLevel: "error",
         clipPlaneHotKey: "", viewModeHotKey: "", cycleClipPlaneHotKey: "", dragMode: niivue.DRAG_MODE.pan, atlasOutline: 1, isAlphaClipDark: false,
@@ -88,6 +88,7 @@ window.qsmdl = window.qsmdl || {};
       const types = { axial: 0, coronal: 1, sagittal: 2, all: 3 };
       this.nv.setMultiplanarLayout(niivue.MULTIPLANAR_TYPE.GRID);
       this.nv.setSliceType(types[name]);
+      this.nv.setCrosshairWidth(name === "all" ? 1.2 : 0.6); // of the volume's width: at least a pixel, or the lines come and go
     }
 
     moveTo(position) {

@@ -68,7 +68,11 @@
   const progressOf = () => ({ format: FORMAT, page: data.page, rater, index, ratings });
 
   function save() {
-    if (store) store.setItem(storageKey(), JSON.stringify(progressOf()));
+    try {
+      if (store) store.setItem(storageKey(), JSON.stringify(progressOf()));
+    } catch { // full
+      byId("storage-warning").hidden = false;
+    }
   }
 
   // What was saved or imported is checked item by item: a file may be anything.

@@ -215,18 +215,23 @@
     step(...moves[event.key]);
   }
 
-  if (!hasWebGL2()) {
-    byId("viewer-note").textContent = "This browser has no WebGL2 (or no DecompressionStream), so there are no linked panes. The montages under Figures show the same maps.";
-    byId("viewer-note").classList.add("warning");
-    return;
+  function start() {
+    if (!hasWebGL2()) {
+      byId("viewer-note").textContent = "This browser has no WebGL2 (or no DecompressionStream), so there are no linked panes. The montages under Figures show the same maps.";
+      byId("viewer-note").classList.add("warning");
+      return;
+    }
+    byId("viewer-note").hidden = true;
+    byId("viewer").hidden = false;
+    makeControls();
+    makeLegends();
+    setWindow(String(data.window_ppm));
+    byId("panes").addEventListener("keydown", onKey, true);
+    qsmdl.panes = () => panes;
+    qsmdl.step = step;
+    refresh();
   }
-  byId("viewer-note").hidden = true;
-  byId("viewer").hidden = false;
-  makeControls();
-  makeLegends();
-  setWindow(String(data.window_ppm));
-  byId("panes").addEventListener("keydown", onKey, true);
-  qsmdl.panes = () => panes;
-  qsmdl.step = step;
-  refresh();
+
+  if (byId("report").hidden) document.addEventListener("qsmdl-results", start, { once: true }); // panes need a size
+  else start();
 })(window.qsmdl);
