@@ -56,6 +56,10 @@ def test_a_method_lists_every_setting_of_its_function(name):
     assert set(method.settings) == settings | steps
 
 
+def test_stage_2_may_tune_whatever_has_a_search_space():
+    assert set(composed("evaluate").search) == set(group("search"))
+
+
 @LIGHTNING
 @pytest.mark.usefixtures("fast_heads")
 @pytest.mark.parametrize("name", group("experiment"))

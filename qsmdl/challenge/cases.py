@@ -17,9 +17,8 @@ from qsmdl.data.recipe import (
     VolumeParams,
     draw_volume,
     orientations_of,
-    render_phantom,
-    scan_phantom,
-    turned,
+    render_orientations,
+    render_volume,
     volume_seed,
 )
 from qsmdl.errors import InputError
@@ -77,9 +76,8 @@ def builtin_cases(
         for contrast in CHALLENGE_CONTRASTS:
             name = contrast.capitalize() + ("" if n_pairs == 1 else f"_{index}")
             params = draw_volume(recipe, volume_seed("test", seed, index), contrast=contrast, name=name)
-            phantom = render_phantom(recipe, params)
-            scan, truth = scan_phantom(recipe, params, phantom)
-            others = [scan_phantom(recipe, other, turned(phantom, other))[0] for other in orientations_of(params, n_orientations)[1:]]
+            scan, truth = render_volume(recipe, params)
+            others = render_orientations(recipe, orientations_of(params, n_orientations)[1:])
             cases.append(Case(name, field_of(scan, field), scan, truth, orientations=tuple(field_of(other, field) for other in others)))
     return cases
 
@@ -114,15 +112,13 @@ def _write_once(folder: Path, recipe: Recipe, params: VolumeParams, n_orientatio
         if read_json(folder / "recipe.json") != json.loads(json.dumps(made_by)):
             raise InputError(f"{folder} was simulated with other settings (see its recipe.json). Choose another hydra.run.dir.")
         return
-    phantom = render_phantom(recipe, params)
-    scan, truth = scan_phantom(recipe, params, phantom)
+    scan, truth = render_volume(recipe, params)
     if params.contrast == "sim2" and not bool((truth.labels == LABELS["calcification"]).any()):
         raise InputError(
             f"At {params.voxel_size_mm[0]:g} mm the calcification of {folder.name} falls between the voxels, but two of the challenge's metrics "
             "need it. Lower data.voxel_size_mm, or change the seed."
         )
-    others = [scan_phantom(recipe, turn, turned(phantom, turn))[0] for turn in turns]
-    write_release(folder, scan, truth, orientations=others, recipe=made_by)
+    write_release(folder, scan, truth, orientations=render_orientations(recipe, turns), recipe=made_by)
 
 
 def read_case(scan: ReleaseScan, *, field: FieldSource = "fit", gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA) -> Case:

@@ -12,9 +12,9 @@ from qsmdl.data.recipe import (
     check_orientations,
     draw_volume,
     orientations_of,
+    render_orientations,
     render_phantom,
     scan_phantom,
-    turned,
     volume_seed,
 )
 from qsmdl.errors import InputError
@@ -57,7 +57,7 @@ def simulate(arguments: argparse.Namespace) -> None:
             made_by = {"qsmdl_version": __version__, "seed": arguments.seed, "volume": dataclasses.asdict(params), "recipe": recipe.to_plain()}
             told = None if arguments.no_truth else truth
             turns = orientations_of(params, arguments.orientations)[1:]
-            scans = [scan_phantom(recipe, turn, turned(phantom, turn))[0] for turn in turns]
+            scans = render_orientations(recipe, turns)
             if turns:
                 made_by["orientations"] = [dataclasses.asdict(turn) for turn in turns]
             write_release(folder, scan, told, conventions=others, orientations=scans, recipe=made_by, overwrite=arguments.overwrite)

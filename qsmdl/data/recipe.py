@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -166,9 +167,14 @@ def orientations_of(params: VolumeParams, n_orientations: int) -> list[VolumePar
     return [params, *others]
 
 
-def turned(phantom: Phantom, params: VolumeParams) -> Phantom:
-    """A rendered phantom under the B0 direction of other parameters."""
-    return dataclasses.replace(phantom, geometry=dataclasses.replace(phantom.geometry, b0_direction=params.b0_direction))
+def render_orientations(recipe: Recipe, turns: Sequence[VolumeParams]) -> list[Scan]:
+    """The scans of one head at the orientations of `orientations_of`; the head is rendered once."""
+    if not turns:
+        return []
+    phantom = render_phantom(recipe, turns[0])
+    geometries = [dataclasses.replace(phantom.geometry, b0_direction=turn.b0_direction) for turn in turns]
+    heads = [dataclasses.replace(phantom, geometry=geometry) for geometry in geometries]
+    return [scan_phantom(recipe, turn, head)[0] for turn, head in zip(turns, heads, strict=True)]
 
 
 def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom) -> tuple[Scan, Truth]:

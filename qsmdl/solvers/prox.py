@@ -77,7 +77,7 @@ class PhaseSplit:
 
     With u = c (z - data) in rad, relative to the data's phase, the complex misfit is q = exp(i u) - 1. A call takes v to the z of the pass: q is
     shrunk by w / mu3, u follows by Newton steps on mu3/2 |exp(i u) - 1 - q + s|^2 + mu2/2 (u - c (v - data))^2, and the dual s of q moves on. u and s
-    are kept from call to call, so an object serves one run with v of one shape. phase_penalty: mu3, in units of w; penalty: mu of z, of which
+    are kept from call to call, so an object serves one run; v, data and w are [voxel]. phase_penalty: mu3, in units of w; penalty: mu of z, of which
     mu2 = mu / c is the same in rad. The curvature is cut off at 0 from below, as in `weighted_cosine`, and an unwrapped field does not wrap.
     """
 
@@ -99,9 +99,9 @@ class PhaseSplit:
         self._step(u, self._phasor, goal, target)
         moved = self._step(u, _phasor(u), goal, target)
         # As in `weighted_cosine`: two steps are enough for nearly all voxels.
-        rest = (moved.abs() > _STILL_RAD).nonzero(as_tuple=True)
-        if len(rest[0]) > 0:
-            moving, towards, ends = u[rest], goal[(slice(None), *rest)], target[rest]
+        rest = (moved.abs() > _STILL_RAD).nonzero().squeeze(1)
+        if len(rest) > 0:
+            moving, towards, ends = u[rest], goal[:, rest], target[rest]
             for _ in range(self._n_newton - 2):
                 self._step(moving, _phasor(moving), towards, ends)
             u[rest] = moving
@@ -116,8 +116,9 @@ class PhaseSplit:
         near = u.abs() < math.pi
         slope = (real * sine).addcmul_(imaginary, cosine, value=-1.0).mul_(near).add_(u - target, alpha=self._ratio)
         curvature = (real * cosine).addcmul_(imaginary, sine).mul_(near).clamp_(min=0.0).add_(self._ratio)
-        u.sub_(slope.div_(curvature))
-        return slope
+        moved: Tensor = slope.div_(curvature)
+        u.sub_(moved)
+        return moved
 
 
 def _phasor(angle: Tensor) -> Tensor:
