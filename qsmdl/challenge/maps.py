@@ -108,7 +108,8 @@ class MapStore:
         if note.get("sha256") != file_digest(path):
             raise InputError(f"{path} is not the file that this run wrote: its hash differs from that in {note_path}. Remove it to make it again.")
         told: dict[str, Any] | None = note.get("choice")
-        choice = None if told is None else Choice(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
+        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in (told or {}).items()}
+        choice = None if told is None else Choice(**plain)
         n_steps = int(note.get("outcome", {}).get("n_steps", 0))
         return StoredMap(cast(Row, note["row"]), tuple(float(value) for value in note["curve"]), choice, n_steps)
 

@@ -148,7 +148,8 @@ def read_header(path: Path | str) -> HeaderInfo:
 def known_voxel_size(info: HeaderInfo) -> tuple[float, float, float]:
     """The voxel size that a header gives. Raises InputError where an entry of pixdim is 0, which nibabel turns into 1 mm."""
     with ImageOpener(os.fspath(info.path)) as file:
-        raw = (nib.Nifti2Header if isinstance(_load(info.path), nib.Nifti2Image) else nib.Nifti1Header).from_fileobj(file, check=False)
+        kind: Any = nib.Nifti2Header if isinstance(_load(info.path), nib.Nifti2Image) else nib.Nifti1Header
+        raw = kind.from_fileobj(file, check=False)
     sizes = [float(size) for size in raw["pixdim"][1:4]]
     if 0.0 in sizes:
         raise InputError(

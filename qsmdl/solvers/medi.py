@@ -54,10 +54,11 @@ def medi(
     regularisation: alpha in ppm mm, for a weight of mean 1. From lambda ||w (exp(i D x) - exp(i phi))||^2 + ||M G x||_1 in rad: alpha = 1 / (2 lambda
     2 pi gamma B0 TE), 6.7e-5 for the original's lambda 1000 at 7 T and 4 ms. edge_share: of the 3 n components of the gradient of the magnitude (all
     echoes' root of squares; without a scan the field's weight) that M spares; the original's 90 % of voxels is 0.3. The quota marks noise where the
-    magnitude is flat: on two simulated heads 0.3 cost 5 points of NRMSE, so the default is M = 1. rejection: after every step, voxels that misfit by
-    more than six standard deviations are turned down (MERIT). csf_regularisation: beta, 0 for none (the original: lambda_CSF / (2 lambda) = 0.05);
-    needs a scan, whose R2* below csf_r2star_per_s marks the CSF. echo_time_s in s. smoothing: eps in ppm/mm (the original: 1e-3 rad, 1.3e-4 at 7 T
-    and 4 ms). cg_tolerance, cg_iterations (the original: 0.01, 100); tolerance: ||dx|| / ||x|| to stop at. padding: see `WorkingGrid.of`.
+    magnitude is flat: of two simulated heads 0.3 cost one 5 points of NRMSE and gained the other 1, so the default is M = 1. rejection: after every
+    step, voxels that misfit by more than six standard deviations are turned down (MERIT); a strong source that CG has not reached yet may be among
+    them. csf_regularisation: beta, 0 for none (the original: lambda_CSF / (2 lambda) = 0.05); needs a scan, whose R2* below csf_r2star_per_s marks
+    the CSF. echo_time_s in s. smoothing: eps in ppm/mm (the original: 1e-3 rad, 1.3e-4 at 7 T and 4 ms). cg_tolerance, cg_iterations (the original:
+    0.01, 100); tolerance: ||dx|| / ||x|| to stop at. padding: see `WorkingGrid.of`.
 
     The k = 0 component is 0. Raises InputError for a total field, a missing scan, or a setting out of range.
     """

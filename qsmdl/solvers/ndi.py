@@ -54,7 +54,7 @@ def ndi(
     n_iterations: steps, at most. auto_stop: end when after the third step the mean of |F x| over 0.15 < |D| <= 0.2 exceeds that over 0.225 < |D| <=
     0.275, both in the shell of 65 to 95 % of Nyquist (FANSI). step_size: for a data term whose largest curvature is 1, as for a weight of maximum 1
     in FANSI (2 there; must be below 4.5). regularisation: a in the same scale, no unit (FANSI: 1e-5). 4 and 0.003 made the better maps of two
-    simulated heads, by 2 to 3 points of NRMSE. echo_time_s: of the "field" fidelity, in s. tolerance: relative change to stop at, 0 for never.
+    simulated heads, by 1 to 2 points of NRMSE. echo_time_s: of the "field" fidelity, in s. tolerance: relative change to stop at, 0 for never.
     weighting: of the "field" fidelity, "noise" or "uniform". padding: see `WorkingGrid.of`.
 
     The k = 0 component is 0. Raises InputError for a total field, echoes that do not belong to the field, or a setting out of range.
