@@ -53,7 +53,7 @@ def tfi(
 
     regularisation: alpha in ppm mm for a weight of mean 1 (1 / (2 lambda 2 pi gamma B0 TE)). strength: P, no unit (the original: 30), and
     r2star_per_s (the original: 30 / s at 3 T, which grows with B0 to 70 / s at 7 T): 10 and 120 / s made the better maps of two simulated heads at
-    7 T; with 30 and 70 / s, CG cut off after 30 steps was 5 points of NRMSE worse. rejection: MERIT. The others: see `medi`. The k = 0 component is 0.
+    7 T; with 30 and 70 / s, CG cut off after 30 steps was 5 points worse. rejection: MERIT. The others: see `medi`. The k = 0 component is 0.
 
     Raises InputError for a total field, a missing scan (R2* needs echoes), or a setting out of range.
     """
