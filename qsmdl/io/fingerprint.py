@@ -281,10 +281,8 @@ def fingerprint_file(path: Path | str, name: str | None = None) -> list[Fingerpr
     found = [Fingerprint(n, content_hash(v), tuple(v.shape), volume_signature(v.numpy(), header.voxel_size_mm)) for n, v in volumes]
     blank = next((f for f in found if f.signature.is_blank), None)
     if blank is not None:
-        raise InputError(
-            f"{blank.name} {blank.shape} is constant, or too small to be compared with a truth. Remove it, or name the whole volumes that it was cut "
-            "from."
-        )
+        remedy = "Remove it, or name the whole volume that it was cut from."
+        raise InputError(f"{blank.name} {blank.shape} is constant, or too small to be compared with a truth. {remedy}")
     return found
 
 
