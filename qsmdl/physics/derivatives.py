@@ -31,15 +31,9 @@ class Gradient(LinearOperator):
     def apply_forward(self, x: Tensor) -> Tensor:
         """The gradient of x."""
         out = x.new_empty((*x.shape[:-3], 3, *x.shape[-3:]))
-        for i, size in enumerate(self.voxel_size_mm):
-            n, dim = x.shape[i - 3], i - 3
-            component = out.select(-4, i)
-            torch.sub(x.narrow(dim, 1, n - 1), x.narrow(dim, 0, n - 1), out=component.narrow(dim, 0, n - 1))
-            last = component.narrow(dim, n - 1, 1)
-            if self.boundary == "periodic":
-                torch.sub(x.narrow(dim, 0, 1), x.narrow(dim, n - 1, 1), out=last)
-            else:
-                last.zero_()
+        for axis, size in enumerate(self.voxel_size_mm):
+            component = out.select(-4, axis)
+            self.difference(x, axis, component)
             if size != 1.0:
                 component.div_(size)
         return out
@@ -47,17 +41,30 @@ class Gradient(LinearOperator):
     def apply_adjoint(self, y: Tensor) -> Tensor:
         """Minus the divergence of y [..., 3, x, y, z]."""
         result = y.new_zeros((*y.shape[:-4], *y.shape[-3:]))
-        for i, size in enumerate(self.voxel_size_mm):
-            n, dim = y.shape[i - 3], i - 3
-            component = y.select(-4, i)
-            inner = component.narrow(dim, 0, n - 1)
-            result.narrow(dim, 0, n - 1).sub_(inner, alpha=1 / size)
-            result.narrow(dim, 1, n - 1).add_(inner, alpha=1 / size)
-            if self.boundary == "periodic":
-                last = component.narrow(dim, n - 1, 1)
-                result.narrow(dim, n - 1, 1).sub_(last, alpha=1 / size)
-                result.narrow(dim, 0, 1).add_(last, alpha=1 / size)
+        for axis, size in enumerate(self.voxel_size_mm):
+            self.add_difference_adjoint(y.select(-4, axis), axis, result, 1 / size)
         return result
+
+    def difference(self, x: Tensor, axis: int, out: Tensor) -> None:
+        """Differences between neighbours along one axis, not divided by anything, written to out."""
+        n, dim = x.shape[axis - 3], axis - 3
+        torch.sub(x.narrow(dim, 1, n - 1), x.narrow(dim, 0, n - 1), out=out.narrow(dim, 0, n - 1))
+        last = out.narrow(dim, n - 1, 1)
+        if self.boundary == "periodic":
+            torch.sub(x.narrow(dim, 0, 1), x.narrow(dim, n - 1, 1), out=last)
+        else:
+            last.zero_()
+
+    def add_difference_adjoint(self, y: Tensor, axis: int, total: Tensor, factor: float) -> None:
+        """Add the adjoint of `difference`, times a factor, to the total."""
+        n, dim = y.shape[axis - 3], axis - 3
+        inner = y.narrow(dim, 0, n - 1)
+        total.narrow(dim, 0, n - 1).sub_(inner, alpha=factor)
+        total.narrow(dim, 1, n - 1).add_(inner, alpha=factor)
+        if self.boundary == "periodic":
+            last = y.narrow(dim, n - 1, 1)
+            total.narrow(dim, n - 1, 1).sub_(last, alpha=factor)
+            total.narrow(dim, 0, 1).add_(last, alpha=factor)
 
 
 class SymmetricGradient(LinearOperator):
@@ -76,27 +83,30 @@ class SymmetricGradient(LinearOperator):
     def apply_forward(self, x: Tensor) -> Tensor:
         """The symmetric gradient of a vector field."""
         out = x.new_empty((*x.shape[:-4], 6, *x.shape[-3:]))
-        pairs = [out.select(-4, 3 + i) for i in range(3)]
-        for pair in pairs:
-            pair.zero_()
-        for j in range(3):
-            rows = self.gradient.apply_forward(x.select(-4, j))
-            out.select(-4, j).copy_(rows.select(-4, j))
-            for pair, axes in zip(pairs, self.PAIRS, strict=True):
-                if j in axes:
-                    pair.add_(rows.select(-4, axes[1 - axes.index(j)]), alpha=math.sqrt(0.5))
+        sizes = self.gradient.voxel_size_mm
+        for axis in range(3):
+            component = out.select(-4, axis)
+            self.gradient.difference(x.select(-4, axis), axis, component)
+            if sizes[axis] != 1.0:
+                component.div_(sizes[axis])
+        other = torch.empty_like(x.select(-4, 0))
+        for i, (a, b) in enumerate(self.PAIRS):
+            component = out.select(-4, 3 + i)
+            self.gradient.difference(x.select(-4, b), a, component)
+            self.gradient.difference(x.select(-4, a), b, other)
+            component.mul_(math.sqrt(0.5) / sizes[a]).add_(other, alpha=math.sqrt(0.5) / sizes[b])
         return out
 
     def apply_adjoint(self, y: Tensor) -> Tensor:
         """Minus the divergence of a field of symmetric matrices [..., 6, x, y, z]."""
-        out = y.new_empty((*y.shape[:-4], 3, *y.shape[-3:]))
-        row = torch.empty_like(out)
-        for j in range(3):
-            row.select(-4, j).copy_(y.select(-4, j))
-            for i, axes in enumerate(self.PAIRS):
-                if j in axes:
-                    torch.mul(y.select(-4, 3 + i), math.sqrt(0.5), out=row.select(-4, axes[1 - axes.index(j)]))
-            out.select(-4, j).copy_(self.gradient.apply_adjoint(row))
+        out = y.new_zeros((*y.shape[:-4], 3, *y.shape[-3:]))
+        sizes = self.gradient.voxel_size_mm
+        for axis in range(3):
+            self.gradient.add_difference_adjoint(y.select(-4, axis), axis, out.select(-4, axis), 1 / sizes[axis])
+        for i, (a, b) in enumerate(self.PAIRS):
+            component = y.select(-4, 3 + i)
+            self.gradient.add_difference_adjoint(component, a, out.select(-4, b), math.sqrt(0.5) / sizes[a])
+            self.gradient.add_difference_adjoint(component, b, out.select(-4, a), math.sqrt(0.5) / sizes[b])
         return out
 
 

@@ -13,7 +13,7 @@ def soft_threshold(v: Tensor, threshold: float | Tensor) -> Tensor:
     """For g = mu * ||threshold * z||_1: sign(v) max(|v| - threshold, 0), threshold >= 0 a number or a map that broadcasts to v."""
     if isinstance(threshold, Tensor):
         return v - torch.minimum(torch.maximum(v, -threshold), threshold)
-    return v - v.clamp(min=-threshold, max=threshold)
+    return torch.nn.functional.softshrink(v, threshold)
 
 
 def shrink_vectors(v: Tensor, threshold: float | Tensor, dim: int = 0) -> Tensor:

@@ -38,28 +38,30 @@ class TgvSolve:
         inverse = self._dipole.square().mul_(longitudinal).mul_(data_penalty).addcmul_(power, power, value=first_penalty * second_penalty)
         inverse[0, 0, 0] = torch.inf
         inverse.reciprocal_()
-        self._of_variation = inverse * (first_penalty * second_penalty)
+        self._of_variation = inverse * first_penalty
         self._of_data = inverse.mul_(longitudinal).mul_(self._dipole).mul_(data_penalty)
         # The system of v alone: transversal on what is orthogonal to e, longitudinal along e.
         self._transversal = (power * (second_penalty / 2) + first_penalty).reciprocal_()
         self._longitudinal = longitudinal.reciprocal_()
-        self._power = power
+        self._power_first, self._power_second = power * first_penalty, power * second_penalty
         self._last: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, targets: Sequence[Tensor]) -> Tensor:
         """targets: t_1 [3, x, y, z], t_0 [6, x, y, z] and t_2 [x, y, z]."""
         first, second, data = targets
-        bend = self.symmetric.apply_adjoint(second)
-        turn = self.gradient.apply_forward(self.gradient.apply_adjoint(first)).add_(bend)
-        x = multiply_spectrum(rfft3(self.gradient.apply_adjoint(turn)), self._of_variation)
-        del turn
-        x += multiply_spectrum(rfft3(data), self._of_data)
-        v = rfft3(bend.mul_(self._second).sub_(first, alpha=self._first))
-        # e^H v of the solution, from its own equation: longitudinal (e^H v) = e^H r + mu_1 |e|^2 x.
-        along = multiply_spectrum(x.clone(), self._power * self._first)
+        # mu_0 E^T t_0 - mu_1 t_1, the right side of v, and with it mu_0 G^T E^T t_0 without a transform of its own.
+        v = rfft3(self.symmetric.apply_adjoint(second).mul_(self._second).sub_(first, alpha=self._first))
+        pulled = torch.zeros_like(v[0])
         for component, symbol in zip(v, self._symbols, strict=True):
-            along.addcmul_(component, symbol.conj().resolve_conj())
-        along = multiply_spectrum(along, self._longitudinal).mul_(-self._second / 2).add_(x, alpha=self._first)
+            pulled.addcmul_(component, symbol.conj().resolve_conj())
+        slope = rfft3(self.gradient.apply_adjoint(first))
+        # Of x: the variation's mu_0 |e|^2 (e^H t_1) + e^H (mu_0 E^T t_0), over mu_0.
+        x = multiply_spectrum(slope.clone(), self._power_second).add_(slope, alpha=self._first).add_(pulled)
+        x = multiply_spectrum(x, self._of_variation)
+        x += multiply_spectrum(rfft3(data), self._of_data)
+        # e^H v of the solution, from its own equation: longitudinal (e^H v) = e^H r + mu_1 |e|^2 x.
+        along = multiply_spectrum(multiply_spectrum(x.clone(), self._power_first).add_(pulled), self._longitudinal)
+        along = along.mul_(-self._second / 2).add_(x, alpha=self._first)
         for component, symbol in zip(v, self._symbols, strict=True):
             multiply_spectrum(component.addcmul_(along, symbol), self._transversal)
         out = data.new_empty((4, *self._shape))
