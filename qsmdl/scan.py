@@ -245,7 +245,8 @@ class Phantom:
     """A rendered head on its (fine) grid.
 
     chi_ppm, m0 (arbitrary units), r1_per_s, r2star_per_s: [x, y, z] float; labels [x, y, z] uint8 (`LABELS`, 0 nowhere);
-    mask [x, y, z] bool: the brain; params: plain numbers that drew it, enough to render it again.
+    mask [x, y, z] bool: the brain; params: plain numbers that drew it, enough to render it again; brightest: M0, R1 and R2* of a tissue that is
+    imaged but not rendered and may outshine all others (the scalp's fat), None where there is none.
     """
 
     geometry: Geometry
@@ -256,6 +257,7 @@ class Phantom:
     labels: Tensor
     mask: Tensor
     params: dict[str, Any] = field(default_factory=dict)
+    brightest: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         _check_mask(self.mask, self.geometry.shape)

@@ -1,5 +1,6 @@
 """Checks settings from outside (YAML, command line, cards) against the annotations of what they are for."""
 
+import dataclasses
 import difflib
 import inspect
 import math
@@ -7,9 +8,11 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qsmdl.errors import InputError
+
+T = TypeVar("T")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -76,3 +79,25 @@ def check_not_negative(**settings: float) -> None:
     for name, value in settings.items():
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name} is {value}; it must be at least 0 and finite.")
+
+
+def from_settings(name: str, kind: type[T], settings: Mapping[str, Any]) -> T:
+    """A dataclass of settings from plain nested values: a mapping for a field that is a dataclass itself becomes one of that kind.
+
+    Settings not named keep their defaults, those of a nested dataclass the defaults it has there. Raises InputError for unknown names and for values
+    that do not fit.
+    """
+    usual = {f.name: _default(f) for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    made = {}
+    for key, value in settings.items():
+        base = usual.get(key)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(base) and not isinstance(base, type):
+            whole = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+            value = from_settings(f"{name}.{key}", type(base), {**whole, **value})
+        made[key] = value
+    check_settings(name, kind, made)
+    return kind(**made)
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

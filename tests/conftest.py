@@ -2,11 +2,13 @@
 
 import functools
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from qsmdl.data.recipe import Recipe, VolumeParams, draw_volume, render_volume, volume_seed
+from qsmdl.phantom.label_atlas import LabelAtlas
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import FieldMap, Geometry, Scan, Truth
 
@@ -43,14 +45,22 @@ def sample_field(sample: tuple[Scan, Truth]) -> FieldMap:
     return fit_field(sample[0])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_register(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor write the user's register of evaluation data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QSMDL_EVALUATION_DATA", str(tmp_path_factory.mktemp("register")))
+        yield
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
 @functools.cache
-def _rendered(recipe: Recipe, params: VolumeParams) -> tuple[Scan, Truth]:
-    return render_volume(recipe, params)
+def _rendered(recipe: Recipe, params: VolumeParams, atlases: tuple[LabelAtlas, ...] = (), *, with_frequency: bool = True) -> tuple[Scan, Truth]:
+    return render_volume(recipe, params, atlases, with_frequency=with_frequency)
 
 
 @pytest.fixture

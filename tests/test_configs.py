@@ -43,7 +43,16 @@ def test_networks_are_built(name):
 @pytest.mark.parametrize("acquisition", group("acquisition"))
 def test_recipes_are_built(name, acquisition):
     config = composed("train", "experiment=none", f"phantom={name}", f"acquisition={acquisition}")
-    assert build_recipe(plain(config.phantom), plain(config.acquisition)).contrast == (name if name != "head" else "random")
+    recipe = build_recipe(plain(config.phantom), plain(config.acquisition))
+    assert recipe.contrast == (name if name.startswith("sim") else "random")
+    assert (recipe.engine is not None) == ("engine" in (name, acquisition))
+    flat = plain(config.acquisition)
+    if acquisition != "engine":  # an acquisition of the first generator is the engine's protocol, too
+        assert recipe.protocol_ranges.peak_snr == tuple(flat["peak_snr"])
+        assert recipe.protocol_ranges.voxel_size_mm == tuple(flat["voxel_size_mm"])
+        assert recipe.envelope["max_tilt_deg"] == flat["max_tilt_deg"]
+    # Validation goes back to the first generator.
+    assert build_recipe(plain(config.phantom), flat, {"engine": None}).engine is None
 
 
 @pytest.mark.parametrize("name", method_names())

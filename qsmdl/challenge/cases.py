@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,8 @@ from qsmdl.data.recipe import (
 )
 from qsmdl.errors import InputError
 from qsmdl.io.files import read_json
-from qsmdl.io.rc2 import header_source, read_orientations, read_scan, write_release
+from qsmdl.io.layouts import header_source, read_orientations, read_scan
+from qsmdl.io.rc2 import write_release
 from qsmdl.phantom.contrast import ContrastName
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import LABELS, FieldMap, Scan
@@ -82,6 +84,30 @@ def builtin_cases(
     return cases
 
 
+def draw_release(
+    stage: int,
+    *,
+    n_pairs: int = 1,
+    voxel_size_mm: float = 1.6,
+    peak_snr: float = 100.0,
+    contrasts: Sequence[ContrastName] = CHALLENGE_CONTRASTS,
+    seed: int = 0,
+) -> list[tuple[Recipe, VolumeParams]]:
+    """What the scans of a release of built-in phantoms are drawn as, in the order Sim1, Sim2 (stage 1) or Sim1Snr1, Sim2Snr1, Sim1Snr2, Sim2Snr2
+    (stage 2, where Snr2 has ten times the peak SNR and noise of its own).
+    """
+    drawn = []
+    for level in range(1 if stage == 1 else 2):
+        recipe = _builtin_recipe(n_pairs, voxel_size_mm, peak_snr * STAGE_2_SNR_FACTOR**level)
+        for index in range(n_pairs):
+            for contrast in contrasts:
+                name = contrast.capitalize() + (f"Snr{level + 1}" if stage == 2 else "") + ("" if n_pairs == 1 else f"_{index}")
+                params = draw_volume(recipe, volume_seed("test", seed, index), contrast=contrast, name=name)
+                # Noise of its own, also beside that of the orientations of the other level.
+                drawn.append((recipe, dataclasses.replace(params, noise_seed=params.noise_seed + level * MAX_ORIENTATIONS)))
+    return drawn
+
+
 def write_builtin_release(
     root: Path, *, stage: int, n_pairs: int = 1, voxel_size_mm: float = 1.6, peak_snr: float = 100.0, n_orientations: int = 1, seed: int = 0
 ) -> list[str]:
@@ -90,17 +116,10 @@ def write_builtin_release(
     Snr1 has the peak SNR given, Snr2 ten times as much (the challenge: 100 and 1000) with noise of its own. Scans that an earlier call wrote with the
     same settings are left as they are. Raises InputError where one of other settings is in the way.
     """
-    names = []
-    for level in range(1 if stage == 1 else 2):
-        recipe = _builtin_recipe(n_pairs, voxel_size_mm, peak_snr * STAGE_2_SNR_FACTOR**level)
-        for index in range(n_pairs):
-            for contrast in CHALLENGE_CONTRASTS:
-                name = contrast.capitalize() + (f"Snr{level + 1}" if stage == 2 else "") + ("" if n_pairs == 1 else f"_{index}")
-                params = draw_volume(recipe, volume_seed("test", seed, index), contrast=contrast, name=name)
-                # Noise of its own, also beside that of the orientations of the other level.
-                _write_once(root / name, recipe, dataclasses.replace(params, noise_seed=params.noise_seed + level * MAX_ORIENTATIONS), n_orientations)
-                names.append(name)
-    return names
+    volumes = draw_release(stage, n_pairs=n_pairs, voxel_size_mm=voxel_size_mm, peak_snr=peak_snr, seed=seed)
+    for recipe, params in volumes:
+        _write_once(root / params.name, recipe, params, n_orientations)
+    return [params.name for _, params in volumes]
 
 
 def _write_once(folder: Path, recipe: Recipe, params: VolumeParams, n_orientations: int) -> None:
@@ -136,7 +155,10 @@ def release_cases(
     gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA,
     seed: int = 0,
 ) -> list[Case]:
-    """Scans in the challenge's layout (`release.find_scans`); truths are read where they lie beside the data. seed is not used."""
+    """Scans in the challenge's layout, or in that of BIDS or QSM-CI (`release.find_scans`); truths are read where they lie beside the data.
+
+    seed is not used.
+    """
     cases = []
     for found in find_scans(root, names=scans):
         case = read_case(found, field=field, gamma_mhz_per_tesla=gamma_mhz_per_tesla)

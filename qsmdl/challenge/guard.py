@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qsmdl.challenge.evaluation_data import read_register
 from qsmdl.challenge.matching import OUTLINE_THRESHOLD, Reference, detail_threshold, match
 from qsmdl.challenge.release import find_scans
 from qsmdl.challenge.truth import read_truth
@@ -176,6 +177,18 @@ def check_truths(volumes: Iterable[Fingerprint], truths: Mapping[str, Truth] | T
         )
 
 
+def check_registered(volumes: Iterable[Fingerprint], *, trained: str = "the training") -> None:
+    """Raises InputError as `check_truths` where a training volume agrees with evaluation data that were made on this machine
+    (`challenge.evaluation_data`).
+    """
+    known = list(volumes)
+    entries = {f"{entry.name} (evaluation data number {n})": entry for n, entry in enumerate(read_register() if known else (), start=1)}
+    if entries:
+        index = TruthIndex({name: entry.truth for name, entry in entries.items()})
+        index.exact |= {content: (name, what) for name, entry in entries.items() for content, what in entry.exact.items()}
+        check_truths(known, index, trained=trained)
+
+
 @dataclass(frozen=True)
 class Admission:
     """Which networks may enter. attested: of each network by name; volumes: what each was trained on, as far as it was volumes."""
@@ -184,10 +197,13 @@ class Admission:
     volumes: Mapping[str, Sequence[Fingerprint]] = field(default_factory=dict)
 
     def check_truths(self, truths: Mapping[str, Truth]) -> None:
-        """Raises InputError where one of the networks was trained on a truth; to be called once the truths may be opened, before scoring."""
+        """Raises InputError where one of the networks was trained on one of the truths, or on evaluation data that were made on this machine; to be
+        called once the truths may be opened, before scoring.
+        """
         index = TruthIndex(truths if any(self.volumes.values()) else {})
         for name, volumes in self.volumes.items():
             check_truths(volumes, index, trained=name)
+            check_registered(volumes, trained=name)
 
 
 def _volumes_of_card(card: Mapping[str, Any]) -> list[Fingerprint]:

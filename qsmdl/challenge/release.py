@@ -1,4 +1,5 @@
-"""Finding the scans of a release, in both of its forms, and checking that it is complete, without opening a truth.
+"""Finding the scans of a release, in both of its forms, or of datasets in the layouts of BIDS and QSM-CI, and checking that they are complete,
+without opening a truth.
 
 The challenge handed out `Sim1/`, `Sim2/` (stage 1) and `DatasetsStep2/Sim{1,2}Snr{1,2}/` with `GT/` inside (stage 2); a second form (Donders
 collection) keeps the truth in a sibling folder, `Sim2/` and `Sim2GT/`. Any folder of the same layout will do.
@@ -13,6 +14,7 @@ from pathlib import Path
 from qsmdl.challenge.protocol import parse_scan
 from qsmdl.challenge.truth import EVALUATION_FILE, find_truth, truth_places
 from qsmdl.errors import InputError
+from qsmdl.io import bids_files, layouts, qsm_ci
 from qsmdl.io.nifti import SUFFIXES
 from qsmdl.io.rc2 import CHI, FREQUENCY, MAGNITUDE, MASK, PHASE, SEGMENTATION, TRUTH_FOLDER
 from qsmdl.scan import LABELS, Truth
@@ -24,7 +26,7 @@ _TELLING = {(stem + suffix).lower() for stem in (PHASE, MAGNITUDE, FREQUENCY) fo
 
 @dataclass(frozen=True)
 class ReleaseScan:
-    """One scan of a release: its name (that of its folder), its folder, and whether a truth lies beside it (found, not opened)."""
+    """One scan of a release: its name (`layouts.scan_name`), its folder, and whether a truth lies beside it (found, not opened)."""
 
     name: str
     folder: Path
@@ -39,6 +41,8 @@ class ReleaseScan:
 
 def _looks_like_scan(folder: Path) -> bool:
     """A scan whose files are all there, or one that lost some: by its name or by the files left."""
+    if layouts.layout_of(folder) != "rc2":
+        return True
     return _SCAN_NAME.fullmatch(folder.name) is not None or _holds_echoes(folder)
 
 
@@ -54,10 +58,15 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _scan_folders(root: Path) -> list[Path]:
     """The scan that `root` is, or those in it, or in the folders in it."""
-    if _holds_echoes(root):
+    if bids_files.is_dataset(root):
+        return bids_files.scan_folders(root)
+    if layouts.layout_of(root) != "rc2" or _holds_echoes(root):
         return [root]
     found = []
     for child in _subfolders(root):
+        if bids_files.is_dataset(child):
+            found += bids_files.scan_folders(child)
+            continue
         found += [child] if _looks_like_scan(child) else [path for path in _subfolders(child) if _looks_like_scan(path)]
     return found
 
@@ -66,7 +75,7 @@ def _of_stage(folders: Sequence[Path], stage: int | None) -> list[Path]:
     """Sim1 and Sim2 for stage 1, Sim1Snr1 and so on for stage 2, where a folder holds both; everything where names do not tell."""
     if stage is None:
         return list(folders)
-    with_level = [path for path in folders if parse_scan(path.name).snr_level is not None]
+    with_level = [path for path in folders if parse_scan(layouts.scan_name(path)).snr_level is not None]
     without_level = [path for path in folders if path not in with_level]
     return (without_level or with_level) if stage == 1 else (with_level or without_level)
 
@@ -104,12 +113,27 @@ def _optional_problems(folder: Path) -> list[str]:
 
 def _problems(folder: Path) -> list[str]:
     """What is missing, in words. A folder for the truth that holds only half of it counts as incomplete, none at all as a blind scan."""
+    layout = layouts.layout_of(folder)
+    if layout != "rc2":
+        return _problems_elsewhere(folder, layout)
     needed = [(folder, stem) for stem in _NEEDED]
     place = next((place for place in truth_places(folder) if place.is_dir()), None)
     if place is not None:
         needed += [(place, stem) for stem in (CHI, SEGMENTATION)]
     found = (_file_problem(folder.name, where, stem) for where, stem in needed)
     return [problem for problem in found if problem] + _optional_problems(folder)
+
+
+def _problems_elsewhere(folder: Path, layout: layouts.Layout) -> list[str]:
+    """As `_problems`, for a scan of BIDS or QSM-CI."""
+    try:
+        if layout == "bids":
+            bids_files.find_files(folder)
+        else:
+            qsm_ci.check_files(folder)
+    except InputError as error:
+        return [str(error).removesuffix(".")]
+    return []
 
 
 def _check_complete(root: Path, folders: Iterable[Path]) -> None:
@@ -124,15 +148,14 @@ def _check_complete(root: Path, folders: Iterable[Path]) -> None:
 def _check_names(folders: Sequence[Path]) -> None:
     seen: dict[str, Path] = {}
     for folder in folders:
-        if folder.name in seen:
-            raise InputError(
-                f"There are two scans {folder.name}: {seen[folder.name]} and {folder}. Name one of their parent folders as data.root instead."
-            )
-        seen[folder.name] = folder
+        name = layouts.scan_name(folder)
+        if name in seen:
+            raise InputError(f"There are two scans {name}: {seen[name]} and {folder}. Name one of their parent folders as data.root instead.")
+        seen[name] = folder
 
 
 def find_scans(root: str | Path, *, names: Sequence[str] | None = None, stage: int | None = None) -> list[ReleaseScan]:
-    """The scans at `root` (one scan, a folder of scans, or a folder of such folders), by name.
+    """The scans at `root` (one scan, a folder of scans, a BIDS dataset, or a folder of such folders), by name.
 
     names: those to take, None for all; stage: of the challenge's protocol, whose scans are taken where the folder holds those of both stages.
     No volume is opened. Raises InputError: no folder, no scan, a name that is not there, a name that occurs twice, and files that are missing (which
@@ -145,17 +168,19 @@ def find_scans(root: str | Path, *, names: Sequence[str] | None = None, stage: i
         raise InputError(f"data.scans is {names!r}, but must be a list: data.scans=[{names}].")
     folders = [folder.resolve() if folder.name in ("", "..") else folder for folder in _scan_folders(root)]
     if names is not None:
-        missing = sorted(set(names) - {folder.name for folder in folders})
+        known = {folder: layouts.scan_name(folder) for folder in folders}
+        missing = sorted(set(names) - set(known.values()))
         if missing:
-            raise InputError(f"{root} holds no scan {missing[0]!r}; it holds {', '.join(folder.name for folder in folders) or 'none'}.")
-        folders = [folder for folder in folders if folder.name in names]
+            raise InputError(f"{root} holds no scan {missing[0]!r}; it holds {', '.join(known.values()) or 'none'}.")
+        folders = [folder for folder in folders if known[folder] in names]
     else:
         folders = _of_stage(folders, stage)
     if not folders:
         raise InputError(f"{root} holds no scan: a scan is a folder with Phase, Magnitude and MaskBrainExtracted as .nii or .nii.gz.")
     _check_complete(root, folders)
     _check_names(folders)
-    return [ReleaseScan(folder.name, folder, find_truth(folder) is not None) for folder in sorted(folders, key=lambda folder: folder.name)]
+    found = [ReleaseScan(layouts.scan_name(folder), folder, find_truth(folder) is not None) for folder in folders]
+    return sorted(found, key=lambda scan: scan.name)
 
 
 def check_truth(scan: ReleaseScan, truth: Truth) -> None:

@@ -10,16 +10,26 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.io import qsm_ci
+from qsmdl.io.bids_files import PIPELINE, derivative_places, find_derivative
 from qsmdl.io.checks import as_mask, check_same_grid, finite_inside
+from qsmdl.io.layouts import layout_of, read_mask_and_geometry
 from qsmdl.io.matlab import read_matlab
 from qsmdl.io.nifti import SUFFIXES, find_nifti, has_nifti, read_volume
-from qsmdl.io.rc2 import CHI, SEGMENTATION, TRUTH_FOLDER, read_mask_and_geometry
+from qsmdl.io.rc2 import CHI, SEGMENTATION, TRUTH_FOLDER
 from qsmdl.scan import LABELS, Truth
 
 logger = logging.getLogger(__name__)
 
 EVALUATION_FILE, EVALUATION_MASK = "FilestructureForEval.mat", "maskEroded"
 """What the challenge's evaluation code reads beside the truth, and the entry of it that names the mask of all metrics."""
+
+
+class TruthFiles(NamedTuple):
+    """The files of a truth."""
+
+    chi: Path
+    segmentation: Path
 
 
 class EvaluationMask(NamedTuple):
@@ -30,15 +40,38 @@ class EvaluationMask(NamedTuple):
 
 
 def truth_places(folder: Path | str) -> list[Path]:
-    """Where the truth of a scan may lie: `Sim2/GT`, the sibling `Sim2GT`, and for `Sim2Snr1` also `Sim2GT`, as both noise levels share one truth."""
+    """Where the truth of a scan may lie: `Sim2/GT`, the sibling `Sim2GT`, and for `Sim2Snr1` also `Sim2GT`, as both noise levels share one truth;
+    in a BIDS dataset `derivatives/qsmdl/sub-XX/anat` (maps of other pipelines there are reconstructions); in one of QSM-CI `groundtruth`.
+    """
+    layout = layout_of(folder)
+    if layout == "bids":
+        return derivative_places(Path(folder), PIPELINE)
+    if layout == "qsm-ci":
+        return [qsm_ci.truth_place(folder)]
     folder = Path(folder).resolve()
     siblings = [f"{folder.name}{TRUTH_FOLDER}", re.sub(r"Snr\d+$", "", folder.name) + TRUTH_FOLDER]
     return [folder / TRUTH_FOLDER, *(folder.with_name(name) for name in dict.fromkeys(siblings))]
 
 
 def find_truth(folder: Path | str) -> Path | None:
-    """The folder that holds `Chi` for the scan in `folder`, in either form of the release, or None (a blind scan)."""
-    return next((place for place in truth_places(folder) if has_nifti(place, CHI)), None)
+    """The folder that holds the true susceptibility for the scan in `folder`, in any layout, or None (a blind scan)."""
+    layout = layout_of(folder)
+    if layout == "bids":
+        return next((place for place in truth_places(folder) if find_derivative(place, "Chimap")), None)
+    stem = CHI if layout == "rc2" else qsm_ci.CHI
+    return next((place for place in truth_places(folder) if has_nifti(place, stem)), None)
+
+
+def _truth_files(folder: Path, place: Path) -> TruthFiles:
+    """Raises InputError where one is missing."""
+    layout = layout_of(folder)
+    if layout != "bids":
+        stems = (CHI, SEGMENTATION) if layout == "rc2" else (qsm_ci.CHI, qsm_ci.SEGMENTATION)
+        return TruthFiles(find_nifti(place, stems[0]), find_nifti(place, stems[1]))
+    chi, labels = find_derivative(place, "Chimap"), find_derivative(place, "dseg")
+    if chi is None or labels is None:
+        raise InputError(f"{place} holds a Chimap without the labels, dseg. Copy the missing file.")
+    return TruthFiles(chi, labels)
 
 
 def _read_labels(path: Path, mask: Tensor, mask_path: Path) -> Tensor:
@@ -105,7 +138,7 @@ def evaluation_mask(folder: Path | str, brain: Tensor, brain_path: Path) -> Eval
 
 def read_truth(folder: Path | str) -> Truth:
     """Reads what the scan in `folder` is scored against: `GT/Chi` and `GT/Segmentation`, or those of the sibling folder `<name>GT`, in the mask of
-    `evaluation_mask`.
+    `evaluation_mask`; of other layouts (`io.layouts`) chimap and dseg, in the scan's mask.
 
     Raises InputError naming the files: no truth there (with the places looked at), unreadable, grids that differ, NaN inside the mask, labels that
     are not whole numbers.
@@ -114,11 +147,12 @@ def read_truth(folder: Path | str) -> Truth:
     mask, geometry, header = read_mask_and_geometry(folder)
     place = find_truth(folder)
     if place is None:
-        places = ", ".join(str(candidate / CHI) for candidate in truth_places(folder))
+        stem = {"rc2": CHI, "bids": "*_Chimap", "qsm-ci": qsm_ci.CHI}[layout_of(folder)]
+        places = ", ".join(str(candidate / stem) for candidate in truth_places(folder))
         raise InputError(f"{folder} has no truth: none of {places} (.nii or .nii.gz) exists. Blind scans can be reconstructed but not scored.")
-    chi_path = find_nifti(place, CHI)
+    chi_path, labels_path = _truth_files(folder, place)
     chi_ppm, _ = read_volume(chi_path, ndim=3)
     check_same_grid(header.path, geometry.shape, chi_path, tuple(chi_ppm.shape))
-    labels = _read_labels(find_nifti(place, SEGMENTATION), mask, header.path)
-    scored = evaluation_mask(folder, mask, header.path)
+    labels = _read_labels(labels_path, mask, header.path)
+    scored = evaluation_mask(folder, mask, header.path) if layout_of(folder) == "rc2" else EvaluationMask(mask, "the scan's mask")
     return Truth(geometry, finite_inside(chi_path, chi_ppm, mask | scored.mask), labels, scored.mask, scored.source, mask)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from qsmdl.challenge.guard import check_record, check_truths, read_truths
+from qsmdl.challenge.guard import check_record, check_registered, check_truths, read_truths
 from qsmdl.cli.progress import console
 from qsmdl.data.recipe import Recipe
 from qsmdl.data.sources import generator_source
@@ -72,6 +72,7 @@ def attest(arguments: argparse.Namespace) -> None:
     attestation = check_record(card, tensors)
     if not attestation.clean:
         raise InputError(f"{arguments.weights} is not attested: {attestation.reason}.")
+    check_registered(volumes_of(card[CARD_ENTRY]), trained=str(arguments.weights))
     if arguments.release:
         check_truths(volumes_of(card[CARD_ENTRY]), read_truths(arguments.release), trained=str(arguments.weights))
     if arguments.output is not None:

@@ -1,5 +1,6 @@
 """From YAML to objects."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from qsmdl.about import about_of
 from qsmdl.cli.catalogue import ALL, check_method, config_folder, load_function, method_files, read_yaml, search_space
+from qsmdl.data.engine import Engine
 from qsmdl.data.recipe import Recipe
 from qsmdl.errors import InputError
 from qsmdl.methods import Method
@@ -76,9 +78,17 @@ def build_methods(config: DictConfig, search: DictConfig | None = None) -> list[
 
 
 def build_recipe(phantom: Mapping[str, Any], acquisition: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of simulated volumes from the groups phantom and acquisition."""
+    """The recipe of simulated volumes from the groups phantom and acquisition; each may hold a part of the engine, and an acquisition without one is
+    taken as the engine's protocol. overrides: of either; an engine of null goes back to the first generator, with the protocol that they name.
+    """
     settings = {**phantom, **acquisition, **(overrides or {})}
+    parts = [dict(group["engine"]) for group in (phantom, acquisition) if group.get("engine")]
+    engine = {key: value for part in parts for key, value in part.items()} if "engine" not in (overrides or {}) else settings["engine"]
+    settings["engine"] = None
     check_settings("phantom and acquisition", Recipe, settings)
+    if engine:
+        plain_recipe = Recipe(**settings)
+        settings["engine"] = Engine.from_settings({"protocol": dataclasses.asdict(plain_recipe.protocol_ranges), **engine})
     return Recipe(**settings)
 
 

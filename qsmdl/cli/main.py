@@ -5,31 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsmdl import __version__
-from qsmdl.cli import attest, baselines, judge, leaderboard, report, submit
+from qsmdl.cli import attest, baselines, judge, leaderboard, report, simulate, submit
 from qsmdl.cli.errors import reported
 from qsmdl.units import GAMMA_MHZ_PER_TESLA
 
 EPILOG = "Errors end with status 2, interruptions with 130. https://doi.org/10.1002/mrm.28754 describes the challenge's data and metrics."
 
 
-def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("simulate", help="write built-in phantoms in the challenge's layout, truth included")
-    parser.add_argument("out", type=Path, help="folder to make; the scans are its sub-folders Sim1 and Sim2")
-    parser.add_argument("--seed", type=int, default=0, help="which head (default 0); the same seed gives the same files")
-    parser.add_argument("--contrast", choices=("sim1", "sim2", "both"), default="both", help="tissue contrast (default both)")
-    parser.add_argument("--voxel-size", type=float, default=1.0, metavar="MM", help="isotropic (default 1: 164 x 205 x 205 voxels)")
-    parser.add_argument("--peak-snr", type=float, default=100.0, help="maximum of the first echo over the noise (default 100: stage 1)")
-    parser.add_argument("--orientations", type=int, default=1, metavar="N", help="of each head to B0, up to 5, for COSMOS (default 1)")
-    parser.add_argument("--no-truth", action="store_true", help="leave GT/ out, as in stage 1")
-    parser.add_argument("--conventions", action="store_true", help="write the truth in other conventions too: GT/Chi_crop, GT/Chi_cell")
-    parser.add_argument("--overwrite", action="store_true", help="replace scans that exist")
-
-
 def _reconstruct(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "reconstruct",
         help="susceptibility map of one scan",
-        description="A folder in the challenge's layout (Phase, Magnitude, MaskBrainExtracted, params.json), or --field with --units and --mask.",
+        description="A folder in the challenge's layout (Phase, Magnitude, MaskBrainExtracted, params.json), of a subject in BIDS (sub-XX with "
+        "echoes part-mag and part-phase, and a mask among the derivatives) or of QSM-CI (inputs/), or --field with --units and --mask.",
     )
     parser.add_argument("arguments", nargs="*", metavar="SCAN_DIR key=value", help="the scan's folder, and settings of the method")
     parser.add_argument("--method", required=True, help="see qsmdl methods")
@@ -73,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qsmdl", description="Deep-learning quantitative susceptibility mapping, judged fairly.", epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"qsmdl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    _simulate(commands)
+    simulate.add_arguments(commands)
     _reconstruct(commands)
     _score(commands)
     attest.add_arguments(commands)
@@ -122,9 +110,7 @@ def _run(arguments: argparse.Namespace) -> None:
     elif arguments.command == "baselines":
         baselines.baselines(arguments)
     elif arguments.command == "simulate":
-        from qsmdl.cli.simulate import simulate
-
-        simulate(arguments)
+        simulate.simulate(arguments)
     else:
         from qsmdl.cli.reconstruct import reconstruct
 

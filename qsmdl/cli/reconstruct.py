@@ -16,8 +16,9 @@ from qsmdl.cli.progress import console, timed_lines
 from qsmdl.errors import InputError
 from qsmdl.io.field import read_field
 from qsmdl.io.files import write_json
+from qsmdl.io.layouts import header_source, layout_of, read_orientations, read_scan
 from qsmdl.io.nifti import SUFFIXES, write_volume
-from qsmdl.io.rc2 import header_source, read_orientations, read_scan
+from qsmdl.io.qsm_ci import has_field_only, read_local_field
 from qsmdl.methods import Method
 from qsmdl.report.choice import plot_choice
 from qsmdl.report.table import ended_text
@@ -36,6 +37,9 @@ def _case(arguments: argparse.Namespace) -> Case:
             gamma_mhz_per_tesla=arguments.gamma,
         )
         return Case(field.name, field, header_source=arguments.field)
+    if layout_of(arguments.scan) == "qsm-ci" and has_field_only(arguments.scan):
+        field = read_local_field(arguments.scan)
+        return Case(field.name, field, header_source=header_source(arguments.scan))
     scan = read_scan(arguments.scan, gamma_mhz_per_tesla=arguments.gamma)
     console.print(f"{scan.name}: {scan.geometry}, echo times {', '.join(f'{1000 * t:g}' for t in scan.echo_times_s)} ms")
     field = field_of(scan, "frequency" if arguments.use_frequency else "fit")

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from qsmdl.challenge.guard import check_truths, read_truths
+from qsmdl.challenge.guard import check_registered, check_truths, read_truths
 from qsmdl.cli.build import plain
 from qsmdl.cli.progress import stage
 from qsmdl.data.datamodule import PhantomData
@@ -44,7 +44,9 @@ class Guard:
         """From a training's config. Raises InputError for settings that do not fit."""
         settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain(config.guard).items()}
         check_settings("guard", cls, settings)
-        guard = cls(**settings)
+        # Label maps are volumes that the training reads.
+        label_maps = plain(config.data.label_maps)["folder"]
+        guard = cls(**{**settings, "folders": (*settings["folders"], *([label_maps] if label_maps else []))})
         if guard.n_previews < 0:
             raise InputError(f"guard.n_previews is {guard.n_previews}; it must be at least 0.")
         return guard
@@ -95,29 +97,31 @@ def read_earlier(resume: str | None, start_from: str | None, guard: Guard) -> Ea
 
 
 def _previews(data: PhantomData, n: int) -> list[Fingerprint]:
-    heads = [preview_head(data.recipe, stream="train", seed=data.seed, index=index) for index in range(n)]
+    heads = [preview_head(data.recipe, stream="train", seed=data.seed, index=index, atlases=data.atlases) for index in range(n)]
     return [
         Fingerprint(f"generated head {i}", content_hash(h.chi_ppm), tuple(h.chi_ppm.shape), volume_signature(h.chi_ppm, (PREVIEW_MM,) * 3))
         for i, h in enumerate(heads)
     ]
 
 
-def _compare(guard: Guard, data: PhantomData, declared: Sequence[Fingerprint], earlier: Earlier) -> None:
-    before = volumes_of(earlier.record) if earlier.record is not None else []
+def _compare(guard: Guard, data: PhantomData, declared: Sequence[Fingerprint], before: Sequence[Fingerprint]) -> None:
     truths = read_truths(guard.releases)
     check_truths([*declared, *before, *_previews(data, guard.n_previews)], truths, trained="this training")
 
 
 def begin_record(guard: Guard, data: PhantomData, network: Mapping[str, Any], earlier: Earlier) -> MakeRecord:
-    """Fingerprints the declared folders, compares all training volumes with the truths of the named releases, and returns what makes the record.
+    """Fingerprints the declared folders, compares all training volumes with registered evaluation data and with the truths of the named releases, and
+    returns what makes the record.
 
-    Raises InputError: a folder or release that is not there, or a training volume that agrees with a truth.
+    Raises InputError: a folder or release that is not there, or a training volume that agrees with a truth or is evaluation data.
     """
     folders: list[tuple[Source, list[Fingerprint]]] = [folder_source(Path(folder)) for folder in guard.folders]
     declared = [fingerprint for _, found in folders for fingerprint in found]
+    before = volumes_of(earlier.record) if earlier.record is not None else []
+    check_registered([*declared, *before], trained="this training")
     if guard.releases:
         with stage(f"Comparing training volumes with the truths of {', '.join(guard.releases)}"):
-            _compare(guard, data, declared, earlier)
+            _compare(guard, data, declared, before)
     architecture = architecture_fingerprint(network)
 
     def make(n_steps: int) -> dict[str, Any]:

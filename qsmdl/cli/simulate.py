@@ -1,64 +1,52 @@
-"""qsmdl simulate: built-in phantoms in the challenge's layout."""
+"""qsmdl simulate: built-in phantoms, or the head of the challenge's toolbox, in the layouts of the challenge, BIDS and QSM-CI."""
 
 import argparse
-import dataclasses
-
-from qsmdl import __version__
-from qsmdl.challenge.conventions import CONVENTIONS
-from qsmdl.cli.progress import console, stage
-from qsmdl.data.recipe import (
-    Recipe,
-    VolumeParams,
-    check_orientations,
-    draw_volume,
-    orientations_of,
-    render_orientations,
-    render_phantom,
-    scan_phantom,
-    volume_seed,
-)
-from qsmdl.errors import InputError
-from qsmdl.io.rc2 import write_release
-from qsmdl.phantom.acquire import make_truths
-from qsmdl.phantom.contrast import ContrastName
-from qsmdl.scan import Phantom, Scan, Truth
+from pathlib import Path
 
 
-def _acquire(recipe: Recipe, params: VolumeParams, phantom: Phantom, all_conventions: bool) -> tuple[Scan, Truth, dict[str, Truth]]:
-    """The scan, its truth, and that truth in the other conventions if they are asked for."""
-    scan, truth = scan_phantom(recipe, params, phantom)
-    others = [kind for kind in CONVENTIONS if kind != recipe.truth] if all_conventions else []
-    truths = make_truths(phantom, truth.geometry, truth.mask, others) if others else {}
-    return scan, truth, {str(convention): other for convention, other in truths.items()}
+def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command line."""
+    parser = commands.add_parser("simulate", help="write built-in phantoms in the challenge's layout, in BIDS or for QSM-CI, truth included")
+    parser.add_argument("out", type=Path, help="folder to make; the scans are its sub-folders Sim1 and Sim2")
+    parser.add_argument("--seed", type=int, default=0, help="which head (default 0); the same seed gives the same files")
+    parser.add_argument("--contrast", choices=("sim1", "sim2", "both"), default="both", help="tissue contrast (default both)")
+    parser.add_argument("--voxel-size", type=float, default=1.0, metavar="MM", help="isotropic (default 1: 164 x 205 x 205 voxels)")
+    parser.add_argument("--peak-snr", type=float, default=100.0, help="maximum of the first echo over the noise (default 100: stage 1)")
+    parser.add_argument("--orientations", type=int, default=1, metavar="N", help="of each head to B0, up to 5, for COSMOS (default 1)")
+    parser.add_argument("--no-truth", action="store_true", help="leave GT/ out, as in stage 1")
+    parser.add_argument("--conventions", action="store_true", help="write the truth in other conventions too: GT/Chi_crop, GT/Chi_cell")
+    parser.add_argument(
+        "--layout", default="rc2", metavar="NAMES", help="rc2 (default), bids, qsm-ci, or several with commas, then as sub-folders of these names"
+    )
+    parser.add_argument(
+        "--stage",
+        type=int,
+        choices=(1, 2),
+        help="of the challenge: 1 writes Sim1 and Sim2, 2 writes Sim1Snr1 to Sim2Snr2 (Snr2: ten times --peak-snr); in the layout rc2 their truths "
+        "lie apart, in Sim1GT and Sim2GT",
+    )
+    parser.add_argument(
+        "--from-toolbox",
+        type=Path,
+        metavar="DIR",
+        help="scan the head in the data of the challenge's toolbox (chimodel/, maps/, masks/) by the challenge's protocol; default stage 2. "
+        "What is written is evaluation data: it is marked and registered, and never trained on",
+    )
+    parser.add_argument(
+        "--gallery", type=int, metavar="N", help="no scans, but pictures of N samples of training data, their parameters, and what is drawn how often"
+    )
+    parser.add_argument("--phantom", default="engine", metavar="NAME", help="of --gallery: which of configs/phantom (default engine)")
+    parser.add_argument("--acquisition", default="engine", metavar="NAME", help="of --gallery: which of configs/acquisition (default engine)")
+    parser.add_argument("--overwrite", action="store_true", help="replace scans that exist")
 
 
 def simulate(arguments: argparse.Namespace) -> None:
-    """Write OUT/Sim1 and OUT/Sim2 (one head, two contrasts) with a recipe.json of everything that was drawn.
+    """Run `qsmdl simulate`. Raises InputError for arguments that cannot be."""
+    if arguments.gallery is not None:
+        from qsmdl.cli.gallery import gallery
 
-    Heads come from the "test" stream: no network that qsmdl trains has seen them.
-    """
-    size, snr = arguments.voxel_size, arguments.peak_snr
-    if arguments.seed < 0:
-        raise InputError(f"--seed is {arguments.seed}; it must be at least 0.")
-    if arguments.conventions and arguments.no_truth:
-        raise InputError("--conventions writes truths, which --no-truth leaves out. Pass one of the two.")
-    check_orientations(arguments.orientations)
-    recipe = Recipe(contrast="sim1", voxel_size_mm=(size, size), peak_snr=(snr, snr))
-    names: tuple[ContrastName, ...] = ("sim1", "sim2") if arguments.contrast == "both" else (arguments.contrast,)
-    targets = {name: arguments.out / name.capitalize() for name in names}
-    existing = [path for path in targets.values() if path.exists()]
-    if existing and not arguments.overwrite:
-        raise InputError(f"{existing[0]} exists. Choose another folder, or pass --overwrite.")
-    for name, folder in targets.items():
-        with stage(f"Simulating {folder.name} (seed {arguments.seed}, {size:g} mm, peak SNR {snr:g})"):
-            params = draw_volume(recipe, volume_seed("test", arguments.seed, 0), contrast=name, name=folder.name)
-            phantom = render_phantom(recipe, params)
-            scan, truth, others = _acquire(recipe, params, phantom, arguments.conventions)
-            made_by = {"qsmdl_version": __version__, "seed": arguments.seed, "volume": dataclasses.asdict(params), "recipe": recipe.to_plain()}
-            told = None if arguments.no_truth else truth
-            turns = orientations_of(params, arguments.orientations)[1:]
-            scans = render_orientations(recipe, turns)
-            if turns:
-                made_by["orientations"] = [dataclasses.asdict(turn) for turn in turns]
-            write_release(folder, scan, told, conventions=others, orientations=scans, recipe=made_by, overwrite=arguments.overwrite)
-        console.print(f"  {folder}: {' x '.join(str(n) for n in scan.geometry.shape)} voxels, {len(scan.echo_times_s)} echoes")
+        gallery(arguments)
+    else:
+        from qsmdl.cli.simulation import run_simulation
+
+        run_simulation(arguments)

@@ -23,6 +23,7 @@ from qsmdl.cli.build import build_recipe, plain
 from qsmdl.cli.catalogue import config_folder
 from qsmdl.cli.errors import reported
 from qsmdl.cli.evaluate import evaluate
+from qsmdl.cli.label_maps import LabelMaps
 from qsmdl.cli.progress import console, stage
 from qsmdl.cli.records import Earlier, Guard, begin_record, read_earlier
 from qsmdl.data.datamodule import PhantomData
@@ -63,11 +64,13 @@ class Callbacks:
 def make_data(config: DictConfig) -> PhantomData:
     """The data module of a config."""
     data, phantom, acquisition = plain(config.data), plain(config.phantom), plain(config.acquisition)
-    overrides, prior = data.pop("validation"), data.pop("prior")
+    overrides, prior, label_maps = data.pop("validation"), data.pop("prior"), LabelMaps.of(data.pop("label_maps"))
     check_settings("data.prior", Prior, prior)
     check_settings("data", PhantomData, data)
     data["patch_size"] = tuple(data["patch_size"])
-    return PhantomData(build_recipe(phantom, acquisition), build_recipe(phantom, acquisition, overrides), Prior(**prior), seed=config.seed, **data)
+    recipe = build_recipe(phantom, acquisition)
+    validation = build_recipe(phantom, acquisition, overrides)
+    return PhantomData(recipe, validation, Prior(**prior), seed=config.seed, atlases=label_maps.read(recipe), **data)
 
 
 def make_module(config: DictConfig) -> QSMModule:
@@ -135,7 +138,7 @@ def make_card(config: DictConfig, recipe: Recipe, trainer: lightning.Trainer, se
         "network": plain(config.network),
         "prior": plain(config.data.prior),
         "units": "ppm in, ppm out; field = D chi, phase = +2 pi gamma B0 TE field",
-        "envelope": {name: getattr(recipe, name) for name in ("voxel_size_mm", "peak_snr", "max_tilt_deg", "b0_tesla", "contrast")},
+        "envelope": recipe.envelope,
         "recipe": recipe.to_plain(),
         "recipe_digest": recipe.digest,
         "training": {

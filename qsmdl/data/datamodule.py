@@ -13,6 +13,7 @@ from qsmdl.data.sources import generator_source, n_volumes_drawn
 from qsmdl.data.stream import PhantomStream, training_volume
 from qsmdl.errors import InputError
 from qsmdl.phantom.contrast import ContrastName
+from qsmdl.phantom.label_atlas import LabelAtlas
 from qsmdl.scan import Batch
 
 PREFETCH_BYTES = 2**29
@@ -49,7 +50,7 @@ class PhantomData(lightning.LightningDataModule):
 
     recipe: what volumes are drawn from; validation_recipe: the same for the fixed validation phantoms (alternating Sim1 and Sim2 contrast); prior:
     the closed-form inversion fed along; n_workers: loader processes, each rendering its own volumes (0: in the trainer's process); seed: of the
-    whole stream. The stream continues after `trainer.global_step` batches, which is what makes a resumed run see the batches that an uninterrupted
+    whole stream; atlases: the user's label maps, for a recipe that draws them. The stream continues after `trainer.global_step` batches, which is what makes a resumed run see the batches that an uninterrupted
     one would.
     """
 
@@ -66,17 +67,19 @@ class PhantomData(lightning.LightningDataModule):
         n_validation_volumes: int = 2,
         p_drop_weight: float = 0.1,
         seed: int = 0,
+        atlases: tuple[LabelAtlas, ...] = (),
     ) -> None:
         super().__init__()
         if n_workers < 0 or n_validation_volumes < 1:
             raise InputError(f"n_workers is {n_workers} and n_validation_volumes {n_validation_volumes}; at least 0 and 1 are needed.")
-        self.recipe, self.prior, self.n_workers, self.seed = recipe, prior, n_workers, seed
+        self.recipe, self.prior, self.n_workers, self.seed, self.atlases = recipe, prior, n_workers, seed, atlases
         self.patch_size, self.batch_size, self.batches_per_volume, self.p_drop_weight = patch_size, batch_size, batches_per_volume, p_drop_weight
         self.validation = ValidationPhantoms(validation_recipe, prior, n_volumes=n_validation_volumes, seed=seed)
 
     def sources(self, n_batches: int) -> list[dict[str, Any]]:
         """What has been read after so many training batches, as entries of a training record: the stream and the validation phantoms."""
-        n_volumes = n_volumes_drawn(n_batches, n_lanes=max(self.n_workers, 1), batches_per_volume=self.batches_per_volume)
+        n_lanes = max(self.n_workers, 1) * (self.trainer.world_size if self.trainer else 1)
+        n_volumes = n_volumes_drawn(n_batches, n_lanes=n_lanes, batches_per_volume=self.batches_per_volume)
         validation = self.validation
         return [
             generator_source(self.recipe, stream="train", seed=self.seed, n_volumes=n_volumes),
@@ -95,6 +98,9 @@ class PhantomData(lightning.LightningDataModule):
             seed=self.seed,
             start_batch=self.trainer.global_step if self.trainer else 0,
             p_drop_weight=self.p_drop_weight,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+            atlases=self.atlases,
         )
         # The stream seeds itself by batch number, so workers need no seeds of their own; each computes with one thread (torch's default for workers).
         return DataLoader(

@@ -4,17 +4,22 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from qsmdl.data.engine import Engine, Sample, draw_sample
+from qsmdl.data.rendering import render_sample
 from qsmdl.errors import InputError
 from qsmdl.phantom.acquire import Acquisition, TruthKind, acquire
 from qsmdl.phantom.contrast import ContrastName
+from qsmdl.phantom.effects import Effects
 from qsmdl.phantom.head import draw_head, render_head
+from qsmdl.phantom.label_atlas import LabelAtlas
+from qsmdl.phantom.protocol import ProtocolRanges
 from qsmdl.scan import Geometry, Phantom, Scan, Truth
 
 Stream = Literal["train", "validation", "test"]
@@ -30,6 +35,8 @@ class Recipe:
     fine voxels per voxel along each axis (RC2: 1 / 0.64); peak_snr: range, log-uniform, of the first echo's maximum over the noise; max_tilt_deg:
     largest angle of B0 from the z axis, half of the volumes have none; echo_times_s, repetition_time_s, flip_angle_deg, b0_tesla: the protocol
     (RC2's by default); truth: "unrung" (as the challenge made it), "crop" (with the ringing of the k-space crop) or "cell" (mean over each voxel).
+    engine: None for the first generator, heads with the protocol above; else everything but contrast, field of view, oversampling (of a voxel's
+    shortest edge) and truth is drawn from the ranges of the engine, the protocol too.
     """
 
     contrast: ContrastName = "random"
@@ -43,8 +50,11 @@ class Recipe:
     flip_angle_deg: float = 15.0
     b0_tesla: float = 7.0
     truth: TruthKind = "unrung"
+    engine: Engine | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.engine is not None and not isinstance(self.engine, Engine):
+            object.__setattr__(self, "engine", Engine.from_settings(self.engine))
         for name in ("voxel_size_mm", "field_of_view_mm", "peak_snr", "echo_times_s"):
             object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
         for name in ("voxel_size_mm", "peak_snr"):
@@ -63,6 +73,48 @@ class Recipe:
         """A hash of all settings: two recipes with the same digest draw the same volumes from the same seeds."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def draws_label_maps(self) -> bool:
+        """Whether samples may be of the user's label maps."""
+        return isinstance(self.engine, Engine) and self.engine.kinds.get("label_map", 0.0) > 0
+
+    @property
+    def protocol_ranges(self) -> ProtocolRanges:
+        """What the engine draws protocols from, or the first generator's protocol in those terms. Raises InputError for echoes that are not evenly
+        spaced, which those cannot say.
+        """
+        if isinstance(self.engine, Engine):
+            return self.engine.protocol
+        times, n = self.echo_times_s, len(self.echo_times_s)
+        if any(abs(t - (times[0] + (times[-1] - times[0]) * i / max(n - 1, 1))) > 1e-6 for i, t in enumerate(times)):
+            raise InputError(f"echo_times_s is {times}; the engine spaces echoes evenly. Give engine.protocol its own ranges.")
+        return ProtocolRanges(
+            b0_tesla=(self.b0_tesla, self.b0_tesla),
+            n_echoes=(n, n),
+            first_echo_s=(times[0], times[0]),
+            last_echo_s=(times[-1], times[-1]),
+            repetition_time_s=(self.repetition_time_s, self.repetition_time_s),
+            flip_angle_deg=(self.flip_angle_deg, self.flip_angle_deg),
+            peak_snr=self.peak_snr,
+            voxel_size_mm=self.voxel_size_mm,
+            tilt_probability=0.5 if self.max_tilt_deg > 0 else 0.0,
+            max_tilt_deg=self.max_tilt_deg or 180.0,
+        )
+
+    @property
+    def envelope(self) -> dict[str, Any]:
+        """Within what a network trained on this has seen scans: voxel edges, peak SNR, tilt of B0, field strength, tissue contrast."""
+        protocol = self.protocol_ranges
+        longest = protocol.longest_edge_mm if protocol.anisotropy_probability > 0 else protocol.voxel_size_mm[1]
+        fields = protocol.b0_choices_tesla or protocol.b0_tesla
+        return {
+            "voxel_size_mm": (protocol.voxel_size_mm[0], max(longest, protocol.voxel_size_mm[1])),
+            "peak_snr": protocol.peak_snr,
+            "max_tilt_deg": protocol.max_tilt_deg if protocol.tilt_probability > 0 else 0.0,
+            "b0_tesla": (min(fields), max(fields)),
+            "contrast": self.contrast,
+        }
+
     def to_plain(self) -> dict[str, Any]:
         """The settings as plain numbers, for cards."""
         return dataclasses.asdict(self)
@@ -80,6 +132,8 @@ class VolumeParams:
     b0_direction: tuple[float, float, float]
     peak_snr: float
     name: str = "phantom"
+    sample: Sample | None = None
+    """What the engine drew, None for the first generator."""
 
 
 def volume_seed(stream: Stream, seed: int, index: int) -> int:
@@ -98,8 +152,12 @@ def _direction(rng: np.random.Generator, max_tilt_deg: float) -> tuple[float, fl
     return sine * math.cos(azimuth), sine * math.sin(azimuth), cosine
 
 
-def draw_volume(recipe: Recipe, seed: int, *, contrast: ContrastName | None = None, name: str = "phantom") -> VolumeParams:
-    """Draw one volume of a recipe; `contrast` overrides the recipe's (for a Sim1 and Sim2 pair of one head)."""
+def draw_volume(
+    recipe: Recipe, seed: int, *, contrast: ContrastName | None = None, name: str = "phantom", atlases: tuple[LabelAtlas, ...] = ()
+) -> VolumeParams:
+    """Draw one volume of a recipe; `contrast` overrides the recipe's (for a Sim1 and Sim2 pair of one head). atlases: the user's label maps."""
+    if isinstance(recipe.engine, Engine):
+        return _draw_from_engine(recipe, recipe.engine, seed, contrast or recipe.contrast, name, atlases)
     rng = np.random.default_rng(seed)
     size = float(rng.uniform(*recipe.voxel_size_mm))
     x, y, z = (max(8, round(length / size)) for length in recipe.field_of_view_mm)
@@ -117,16 +175,45 @@ def draw_volume(recipe: Recipe, seed: int, *, contrast: ContrastName | None = No
     )
 
 
-def render_phantom(recipe: Recipe, params: VolumeParams) -> Phantom:
-    """The head of a drawn volume on the fine grid."""
-    x, y, z = (round(n * recipe.oversampling) for n in params.shape)
+def _draw_from_engine(
+    recipe: Recipe, engine: Engine, seed: int, contrast: ContrastName, name: str, atlases: tuple[LabelAtlas, ...]
+) -> VolumeParams:
+    sample = draw_sample(engine, seed, recipe.field_of_view_mm, contrast=contrast, atlases=atlases)
+    protocol = sample.protocol
+    geometry = protocol.geometry(sample.field_of_view_mm)
+    return VolumeParams(
+        head_seed=seed,
+        noise_seed=int(np.random.default_rng([seed, 1]).integers(2**31)),
+        contrast=contrast,
+        shape=geometry.shape,
+        voxel_size_mm=geometry.voxel_size_mm,
+        b0_direction=geometry.b0_direction,
+        peak_snr=protocol.peak_snr,
+        name=name,
+        sample=sample,
+    )
+
+
+def fine_geometry(recipe: Recipe, params: VolumeParams) -> Geometry:
+    """The grid that a volume is simulated on: voxels of one size, `oversampling` times as fine as the shortest edge of the scan's."""
+    shortest = min(params.voxel_size_mm)
+    x, y, z = (round(n * recipe.oversampling * v / shortest) for n, v in zip(params.shape, params.voxel_size_mm, strict=True))
     sx, sy, sz = (n * v / f for n, v, f in zip(params.shape, params.voxel_size_mm, (x, y, z), strict=True))
-    fine = Geometry((x, y, z), (sx, sy, sz), params.b0_direction, recipe.b0_tesla)
+    return Geometry((x, y, z), (sx, sy, sz), params.b0_direction, recipe.b0_tesla if params.sample is None else params.sample.protocol.b0_tesla)
+
+
+def render_phantom(recipe: Recipe, params: VolumeParams, atlases: Sequence[LabelAtlas] = ()) -> Phantom:
+    """The phantom of a drawn volume on the fine grid. atlases: those that it was drawn with."""
+    fine = fine_geometry(recipe, params)
+    if params.sample is not None:
+        return render_sample(params.sample, fine, atlases)
     return render_head(draw_head(params.head_seed, contrast=params.contrast), fine)
 
 
 def acquisition_of(recipe: Recipe, params: VolumeParams) -> Acquisition:
     """How a drawn volume is scanned."""
+    if params.sample is not None:
+        return params.sample.protocol.acquisition(params.shape)
     return Acquisition(
         echo_times_s=recipe.echo_times_s,
         repetition_time_s=recipe.repetition_time_s,
@@ -136,9 +223,11 @@ def acquisition_of(recipe: Recipe, params: VolumeParams) -> Acquisition:
     )
 
 
-def render_volume(recipe: Recipe, params: VolumeParams) -> tuple[Scan, Truth]:
-    """Simulate a drawn volume: head on the fine grid, acquisition, k-space crop, noise."""
-    return scan_phantom(recipe, params, render_phantom(recipe, params))
+def render_volume(
+    recipe: Recipe, params: VolumeParams, atlases: Sequence[LabelAtlas] = (), *, with_frequency: bool = True
+) -> tuple[Scan, Truth]:
+    """Simulate a drawn volume: phantom on the fine grid, acquisition, k-space crop, noise. with_frequency: as in `acquire`."""
+    return scan_phantom(recipe, params, render_phantom(recipe, params, atlases), with_frequency=with_frequency)
 
 
 _TILT_DEG = 30.0
@@ -177,7 +266,15 @@ def render_orientations(recipe: Recipe, turns: Sequence[VolumeParams]) -> list[S
     return [scan_phantom(recipe, turn, head)[0] for turn, head in zip(turns, heads, strict=True)]
 
 
-def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom) -> tuple[Scan, Truth]:
-    """`render_volume` of a head that `render_phantom` has rendered."""
-    acquisition = acquisition_of(recipe, params)
-    return acquire(phantom, acquisition, torch.Generator().manual_seed(params.noise_seed), truth=recipe.truth, name=params.name)
+def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom, *, with_frequency: bool = True) -> tuple[Scan, Truth]:
+    """`render_volume` of a phantom that `render_phantom` has rendered."""
+    effects = Effects() if params.sample is None else params.sample.effects
+    return acquire(
+        phantom,
+        acquisition_of(recipe, params),
+        torch.Generator().manual_seed(params.noise_seed),
+        truth=recipe.truth,
+        name=params.name,
+        effects=effects,
+        with_frequency=with_frequency,
+    )

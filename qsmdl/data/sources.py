@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from qsmdl.data.recipe import Recipe, Stream, draw_volume, volume_seed
+from qsmdl.data.rendering import render_sample
 from qsmdl.errors import InputError
 from qsmdl.phantom.head import draw_head, render_head
+from qsmdl.phantom.label_atlas import LabelAtlas
 from qsmdl.scan import Geometry, Phantom
 
 PREVIEW_MM = 2.0
@@ -42,8 +44,11 @@ def n_volumes_drawn(n_batches: int, *, n_lanes: int, batches_per_volume: int) ->
 
 
 @torch.no_grad()
-def preview_head(recipe: Recipe, *, stream: Stream, seed: int, index: int) -> Phantom:
-    """The head of a volume of a stream at PREVIEW_MM, without scanning it (three seconds)."""
-    params = draw_volume(recipe, volume_seed(stream, seed, index))
+def preview_head(recipe: Recipe, *, stream: Stream, seed: int, index: int, atlases: tuple[LabelAtlas, ...] = ()) -> Phantom:
+    """The phantom of a volume of a stream at PREVIEW_MM, without scanning it (three seconds). atlases: the label maps that the recipe draws from."""
+    params = draw_volume(recipe, volume_seed(stream, seed, index), atlases=atlases)
     x, y, z = (max(8, round(length / PREVIEW_MM)) for length in recipe.field_of_view_mm)
-    return render_head(draw_head(params.head_seed, contrast=params.contrast), Geometry((x, y, z), (PREVIEW_MM,) * 3))
+    geometry = Geometry((x, y, z), (PREVIEW_MM,) * 3)
+    if params.sample is not None:
+        return render_sample(params.sample, geometry, atlases)
+    return render_head(draw_head(params.head_seed, contrast=params.contrast), geometry)

@@ -8,21 +8,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from qsmdl.data.engine import Engine
 from qsmdl.data.inputs import Prior
 from qsmdl.data.recipe import Recipe, Stream, draw_volume, render_volume, volume_seed
 from qsmdl.errors import InputError
+from qsmdl.phantom.acquire import NO_EFFECTS
+from qsmdl.phantom.effects import Effects
+from qsmdl.phantom.label_atlas import LabelAtlas
+from qsmdl.phantom.phase_errors import leave_wraps
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import Batch, Scan, Truth
 
 VOLUMES = ("field_ppm", "prior_ppm", "chi_ppm", "mask", "weight")
 
 
-def training_volume(scan: Scan, truth: Truth, prior: Prior) -> dict[str, Tensor]:
+def training_volume(scan: Scan, truth: Truth, prior: Prior, effects: Effects = NO_EFFECTS) -> dict[str, Tensor]:
     """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior: [n, x, y, z]).
 
-    The field goes through the same estimation as at test time.
+    The field goes through the same estimation as at test time, with an offset where the phase has one. effects: of the scan; a background that was
+    not removed makes the field a total one, and wraps are what unwrapping leaves in it.
     """
-    field = fit_field(scan)
+    with_offset = effects.offset is not None
+    field = fit_field(scan, offset=with_offset, kind="total" if effects.has_background else "local")
+    if effects.wraps is not None:
+        field = leave_wraps(field, scan, effects.wraps, offset=with_offset)
     maps = {"field_ppm": field.field_ppm[None], "prior_ppm": prior(field), "chi_ppm": truth.chi_ppm[None], "weight": field.weight[None]}
     volumes: dict[str, Tensor] = {name: (values * scan.mask).float() for name, values in maps.items()}
     volumes["mask"] = scan.mask[None]
@@ -47,7 +56,8 @@ class PhantomStream(IterableDataset[Batch]):
 
     Fields are computed on whole volumes and then cut: a periodic transform of a patch would wrap its field around. A batch mixes patches from the
     two latest volumes of its lane; each lane (one per loader worker) renders its own volumes and gets a new one every `batches_per_volume` batches.
-    patch_size: (x, y, z) voxels; start_batch: where to pick the stream up (after `start_batch` optimiser steps).
+    patch_size: (x, y, z) voxels; start_batch: where to pick the stream up (after `start_batch` optimiser steps); rank and world_size: of several
+    processes that train together, each with lanes of its own; atlases: label maps that the recipe's engine draws from.
     Patches are mirrored along random axes, B0 with them, and the weight channel is replaced by the mask with probability `p_drop_weight`, so that a
     network also runs on field maps that come without weights.
     """
@@ -65,6 +75,9 @@ class PhantomStream(IterableDataset[Batch]):
         start_batch: int = 0,
         stream: Stream = "train",
         p_drop_weight: float = 0.1,
+        rank: int = 0,
+        world_size: int = 1,
+        atlases: tuple[LabelAtlas, ...] = (),
     ) -> None:
         super().__init__()
         for name, value in {
@@ -77,7 +90,16 @@ class PhantomStream(IterableDataset[Batch]):
                 raise InputError(f"{name} is {value}; it must be at least 1.")
         if not 0 <= p_drop_weight <= 1:
             raise InputError(f"p_drop_weight is {p_drop_weight}; a probability lies between 0 and 1.")
-        self.recipe, self.prior, self.seed, self.stream = recipe, prior, seed, stream
+        background = recipe.engine.effects.background if isinstance(recipe.engine, Engine) else None
+        if background is not None and background.probability > 0 and background.removal_probability < 1:
+            raise InputError(
+                f"effects.background.removal_probability is {background.removal_probability}; networks are trained on local fields, so it must be 1 "
+                "in training data."
+            )
+        if not 0 <= rank < world_size:
+            raise InputError(f"rank is {rank} of {world_size} processes; it must lie between 0 and {world_size - 1}.")
+        self.recipe, self.prior, self.seed, self.stream, self.atlases = recipe, prior, seed, stream, atlases
+        self.rank, self.world_size = rank, world_size
         self.patch_size: tuple[int, int, int] = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
         self.batch_size, self.batches_per_volume, self.n_lanes = int(batch_size), int(batches_per_volume), int(n_lanes)
         self.start_batch, self.p_drop_weight = start_batch, p_drop_weight
@@ -94,19 +116,24 @@ class PhantomStream(IterableDataset[Batch]):
             batch += stride
 
     def _volume(self, index: int) -> tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]:
-        params = draw_volume(self.recipe, volume_seed(self.stream, self.seed, index))
-        scan, truth = render_volume(self.recipe, params)
-        return training_volume(scan, truth, self.prior), params.voxel_size_mm, params.b0_direction, scan.mask.nonzero()
+        params = draw_volume(self.recipe, volume_seed(self.stream, self.seed, index), atlases=self.atlases)
+        scan, truth = render_volume(self.recipe, params, self.atlases, with_frequency=False)
+        effects = NO_EFFECTS if params.sample is None else params.sample.effects
+        inside = scan.mask.nonzero()
+        if len(inside) == 0:
+            raise InputError(f"Volume {index} of the stream {self.stream!r} with seed {self.seed} has an empty mask. Narrow its erosion.")
+        return training_volume(scan, truth, self.prior, effects), params.voxel_size_mm, params.b0_direction, inside
 
     def batch(self, index: int, volume: "object" = None) -> Batch:
         """The batch of a number. volume: a (cached) function from volume number to volume."""
         load = volume if callable(volume) else self._volume
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(7, index)))
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(7, index * self.world_size + self.rank)))
         lane, turn = index % self.n_lanes, index // self.n_lanes // self.batches_per_volume
+        lane, lanes = lane + self.n_lanes * self.rank, self.n_lanes * self.world_size
         samples = []
         for _ in range(self.batch_size):
             back = int(rng.integers(0, 2)) if turn else 0
-            samples.append(self._sample(load(lane + self.n_lanes * (turn - back)), rng))
+            samples.append(self._sample(load(lane + lanes * (turn - back)), rng))
         return {key: torch.stack([s[key] for s in samples]) for key in samples[0]}  # type: ignore[return-value]
 
     def _sample(self, volume: tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor], rng: np.random.Generator) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qsmdl import __version__
 from qsmdl.errors import InputError
+from qsmdl.io.evaluation import check_not_evaluation_data
 from qsmdl.io.fingerprint import Fingerprint, Signature, fingerprint_folder
 
 CARD_ENTRY = "record"
@@ -48,7 +49,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def folder_source(folder: Path | str, *, use: str = "training") -> tuple[Source, list[Fingerprint]]:
-    """The source entry of a folder of NIfTI volumes, and the fingerprints it refers to. Raises InputError as `fingerprint_folder`."""
+    """The source entry of a folder of NIfTI volumes, and the fingerprints it refers to.
+
+    Raises InputError as `fingerprint_folder`, and for a folder that is marked as evaluation data.
+    """
+    check_not_evaluation_data(folder)
     found = fingerprint_folder(folder)
     volumes = [{"name": f.name, "content": f.content, "shape": list(f.shape)} for f in found]
     return {"kind": "folder", "use": use, "folder": Path(folder).name, "volumes": volumes}, found

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qsmdl.errors import InputError
 from qsmdl.io.checks import as_mask, check_phase_range, check_same_grid, check_units, finite_inside
+from qsmdl.io.evaluation import MARK_STEM, write_mark
 from qsmdl.io.files import atomic_folder, write_json
 from qsmdl.io.nifti import HeaderInfo, find_nifti, has_nifti, read_volume, warn_if_affine_disagrees, write_volume
 from qsmdl.io.params import FILE_NAME, ReleaseParams, choose_voxel_size, read_params
@@ -25,7 +26,7 @@ MASK, MAGNITUDE, PHASE, FREQUENCY = "MaskBrainExtracted", "Magnitude", "Phase", 
 TRUTH_FOLDER, CHI, SEGMENTATION = "GT", "Chi", "Segmentation"
 ORIENTATIONS = "orientations"
 """Sub-folder of a scan with scans of the same head at other orientations to B0, registered to its grid (docs/cosmos.md)."""
-_CONTENTS = (MASK, MAGNITUDE, PHASE, FREQUENCY, TRUTH_FOLDER, ORIENTATIONS, "params", "recipe")
+_CONTENTS = (MASK, MAGNITUDE, PHASE, FREQUENCY, TRUTH_FOLDER, ORIENTATIONS, "params", "recipe", MARK_STEM)
 
 
 def convention_stem(convention: str) -> str:
@@ -115,11 +116,13 @@ def write_release(
     conventions: Mapping[str, Truth] | None = None,
     orientations: Sequence[Scan] = (),
     recipe: Mapping[str, Any] | None = None,
+    evaluation_data: str | None = None,
     gamma_mhz_per_tesla: float = GAMMA_MHZ_PER_TESLA,
     overwrite: bool = False,
 ) -> None:
     """Writes a scan in the release's layout, with `GT/Chi` and `GT/Segmentation` where there is a truth, the same truth in other `conventions` as
-    `GT/Chi_crop` and the like, other orientations of the head as `orientations/NAME`, and `recipe.json` (what made it).
+    `GT/Chi_crop` and the like, other orientations of the head as `orientations/NAME`, and `recipe.json` (what made it). evaluation_data: where data
+    that nothing may be trained on come from, which marks the folder (`io.evaluation`).
 
     The folder appears complete or not at all. Volumes are float32, mask and labels uint8; Frequency is in Hz.
     Raises InputError: the folder exists (or, with overwrite, holds more than a release), truth on another grid, the disk refuses.
@@ -133,13 +136,37 @@ def write_release(
         _write_scan(hidden, scan, gamma_mhz_per_tesla)
         for other in orientations:
             _write_scan(hidden / ORIENTATIONS / other.name, other, gamma_mhz_per_tesla)
-        if truth is not None:
-            _write(hidden / TRUTH_FOLDER, CHI, truth.chi_ppm, truth.geometry)
-            _write(hidden / TRUTH_FOLDER, SEGMENTATION, truth.labels, truth.geometry, np.uint8)
-        for convention, other in (conventions or {}).items():
-            _write(hidden / TRUTH_FOLDER, convention_stem(convention), other.chi_ppm, other.geometry)
+        _write_truth(hidden / TRUTH_FOLDER, truth, conventions or {})
         if recipe is not None:
             write_json(hidden / "recipe.json", dict(recipe))
+        if evaluation_data is not None:
+            write_mark(hidden, evaluation_data)
+
+
+def write_truth_apart(
+    folder: Path | str,
+    truth: Truth,
+    *,
+    conventions: Mapping[str, Truth] | None = None,
+    evaluation_data: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a truth in a folder of its own beside its scans, as the release's second form does: `Sim2GT` for `Sim2`, or for `Sim2Snr1` and
+    `Sim2Snr2`, which share it. The folder appears complete or not at all. Raises InputError as `write_release`.
+    """
+    stems = (CHI, SEGMENTATION, MARK_STEM, *(convention_stem(convention) for convention in conventions or {}))
+    with atomic_folder(folder, overwrite, contents=stems) as hidden:
+        _write_truth(hidden, truth, conventions or {})
+        if evaluation_data is not None:
+            write_mark(hidden, evaluation_data)
+
+
+def _write_truth(place: Path, truth: Truth | None, conventions: Mapping[str, Truth]) -> None:
+    if truth is not None:
+        _write(place, CHI, truth.chi_ppm, truth.geometry)
+        _write(place, SEGMENTATION, truth.labels, truth.geometry, np.uint8)
+    for convention, other in conventions.items():
+        _write(place, convention_stem(convention), other.chi_ppm, other.geometry)
 
 
 def _params_of(scan: Scan) -> dict[str, Any]:

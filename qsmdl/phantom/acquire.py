@@ -10,17 +10,24 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.phantom.background import Background, render_background
 from qsmdl.phantom.downsample import Box, cell_average, coarse_geometry, coarse_labels, coarse_mask, mask_box
-from qsmdl.physics.dipole import Dipole
+from qsmdl.phantom.effects import Effects
+from qsmdl.phantom.field_strength import at_field_strength
+from qsmdl.phantom.masking import drop_low_signal, erode, punch
+from qsmdl.phantom.offset import render_offset
+from qsmdl.phantom.phase_errors import add_flow, add_slab_noise, difference_wrap_error_ppm, drop_signal, leftover_turns
 from qsmdl.physics.fieldmap import phase_difference_field
-from qsmdl.physics.fourier import crop_kspace
-from qsmdl.physics.signal import add_noise, echo_signal, steady_state
+from qsmdl.physics.signal import add_noise, steady_state
+from qsmdl.physics.split_dipole import split_dipole_field
 from qsmdl.physics.unring import unring
 from qsmdl.scan import Geometry, Phantom, Scan, Truth
+from qsmdl.units import rad_per_ppm
 
 TruthKind = Literal["unrung", "crop", "cell"]
 SUPPORT_VOXELS = 2
 """How far signal and noise reach beyond the brain mask."""
+NO_EFFECTS = Effects()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,8 @@ class Acquisition:
 
     shape: of the scan, over the phantom's field of view; None: the phantom's shape divided by factor (320/205 turns 0.64 mm into 1 mm); peak_snr:
     largest magnitude of the first echo in the whole head / noise standard deviation per channel, math.inf for no noise; phase_offset_rad: phase at
-    TE = 0; field_padding: zero-padding of the dipole convolution.
+    TE = 0 (one that varies over the head: `Effects.offset`); field_padding: zero-padding of the dipole convolution; relaxation_follows_field: whether
+    the phantom's rates are those of 7 T and scaled to its field strength (`field_strength`), or taken as they are.
     """
 
     echo_times_s: tuple[float, ...] = (0.004, 0.012, 0.020, 0.028)
@@ -40,6 +48,7 @@ class Acquisition:
     factor: float = 320 / 205
     phase_offset_rad: float = 0.0
     field_padding: float = 2.0
+    relaxation_follows_field: bool = False
 
     def __post_init__(self) -> None:
         times = tuple(float(t) for t in self.echo_times_s)
@@ -81,37 +90,92 @@ def _support(mask: Tensor) -> Tensor:
 
 def _field(phantom: Phantom, box: Box, padding: float) -> Tensor:
     """Field in ppm of the brain's susceptibility, in its box: neither sources nor signal lie outside, so the padding may start there."""
-    operator = Dipole.of(phantom.geometry.cropped(box), padding).to(phantom.chi_ppm.device)
-    field: Tensor = operator(phantom.chi_ppm[box])
-    return field
+    return split_dipole_field(phantom.chi_ppm[box], phantom.geometry.voxel_size_mm, phantom.geometry.b0_direction, padding=padding)
 
 
-def _peak(phantom: Phantom, acquisition: Acquisition) -> float:
-    """Largest magnitude of the first echo in the whole head.
+def _brightness(phantom: Phantom, acquisition: Acquisition, box: Box) -> tuple[Tensor, float]:
+    """Magnitude [box] of the brain at echo time 0, and the largest magnitude of the first echo in the whole head, seen or not (`Phantom.brightest`).
 
     Scalp fat outshines the brain: measured against the brain alone, a peak SNR of 100 would be twice that of the challenge's data (SNR 42 in white
     matter).
     """
-    return float((_at_time_zero(phantom, acquisition) * torch.exp(-acquisition.echo_times_s[0] * phantom.r2star_per_s)).max())
+    first_s, protocol = acquisition.echo_times_s[0], (acquisition.repetition_time_s, acquisition.flip_angle_deg)
+    whole = slice(None), slice(None), slice(None)
+    # Where the surroundings are not rendered their brightness is known, and the rest of the grid is dark.
+    seen = whole if phantom.brightest is None else box
+    at_time_zero = steady_state(phantom.m0[seen], phantom.r1_per_s[seen], repetition_time_s=protocol[0], flip_angle_deg=protocol[1])
+    peak = float(torch.mul(phantom.r2star_per_s[seen], -first_s).exp_().mul_(at_time_zero).max())
+    if phantom.brightest is not None:
+        m0, r1, r2star = (torch.tensor(value) for value in phantom.brightest)
+        unseen = steady_state(m0, r1, repetition_time_s=protocol[0], flip_angle_deg=protocol[1])
+        return at_time_zero.mul_(phantom.mask[box]), max(peak, float(unseen * torch.exp(-first_s * r2star)))
+    return at_time_zero[box] * phantom.mask[box], peak
 
 
-def _at_time_zero(phantom: Phantom, acquisition: Acquisition) -> Tensor:
-    return steady_state(phantom.m0, phantom.r1_per_s, repetition_time_s=acquisition.repetition_time_s, flip_angle_deg=acquisition.flip_angle_deg)
+def _crop(volume: Tensor, box: Box, fine: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """`crop_kspace` of a volume [x, y, z] that fills a box of a grid `fine` and is 0 elsewhere: each transform sees only the lines that cross the
+    box, which gives the same with half of the work or less.
+    """
+    spectrum = volume
+    for axis, (span, n, m) in enumerate(zip(box, fine, shape, strict=True)):
+        if spectrum.shape[axis] != n:
+            lines = spectrum.new_zeros([n if a == axis else k for a, k in enumerate(spectrum.shape)])
+            lines.narrow(axis, span.start, span.stop - span.start).copy_(spectrum)
+            spectrum = lines
+        spectrum = torch.fft.fft(spectrum, dim=axis)
+        spectrum = torch.cat((spectrum.narrow(axis, 0, (m + 1) // 2), spectrum.narrow(axis, n - m // 2, m // 2)), dim=axis)
+    cropped: Tensor = torch.fft.ifftn(spectrum)
+    return cropped.mul_(math.prod(shape) / math.prod(fine))
 
 
-def _echoes(phantom: Phantom, acquisition: Acquisition, shape: tuple[int, int, int]) -> Tensor:
-    """Noiseless complex echoes [echo, *shape] of the brain; one echo at a time is held on the fine grid."""
+def _echoes(phantom: Phantom, acquisition: Acquisition, shape: tuple[int, int, int], effects: Effects) -> tuple[Tensor, float]:
+    """Noiseless complex echoes [echo, *shape] of the brain, and the peak that noise is measured by. One echo at a time is held on the fine grid, and
+    only in the brain's box.
+    """
     geometry, box = phantom.geometry, mask_box(phantom.mask)
     field = _field(phantom, box, acquisition.field_padding)
-    magnitude, decay = (_at_time_zero(phantom, acquisition) * phantom.mask)[box], phantom.r2star_per_s[box]
-    whole = torch.zeros(geometry.shape, dtype=torch.complex64, device=field.device)
-    echoes = []
-    for echo_time_s in acquisition.echo_times_s:
-        whole[box] = echo_signal(
-            field, magnitude, decay, echo_time_s=echo_time_s, b0_tesla=geometry.b0_tesla, phase_offset_rad=acquisition.phase_offset_rad
-        )
-        echoes.append(crop_kspace(whole, shape))
-    return torch.stack(echoes)
+    magnitude, peak = _brightness(phantom, acquisition, box)
+    background = None if effects.background is None else render_background(effects.background, phantom)
+    if background is not None:
+        field += background.total(geometry, box)
+    if effects.flow is not None:
+        add_flow(field, effects.flow, phantom, box)
+    if effects.dropouts is not None:
+        drop_signal(magnitude, effects.dropouts, phantom, box)
+    offset: float | Tensor = acquisition.phase_offset_rad
+    if effects.offset is not None:
+        offset = render_offset(effects.offset, geometry, box, field.device) + offset
+    decay, weighted, phase = phantom.r2star_per_s[box].contiguous(), torch.empty_like(field), torch.empty_like(field)
+    signal = torch.empty((len(acquisition.echo_times_s), *shape), dtype=torch.complex64, device=field.device)
+    for echo, echo_time_s in zip(signal, acquisition.echo_times_s, strict=True):
+        torch.mul(decay, -echo_time_s, out=weighted).exp_().mul_(magnitude)
+        torch.mul(field, rad_per_ppm(geometry.b0_tesla, echo_time_s), out=phase).add_(offset)
+        echo.copy_(_crop(torch.polar(weighted, phase), box, geometry.shape, shape))
+    if background is not None:
+        _remove_background(signal, background, coarse_geometry(geometry, shape), acquisition)
+    return signal, peak
+
+
+def _remove_background(signal: Tensor, background: Background, geometry: Geometry, acquisition: Acquisition) -> None:
+    """Turn the phase of echoes [echo, x, y, z] back by what the removal subtracts from the field, in place; the dephasing stays."""
+    removed = background.removed(geometry)
+    for echo, echo_time_s in zip(signal, acquisition.echo_times_s, strict=True):
+        turn = removed * -rad_per_ppm(geometry.b0_tesla, echo_time_s)
+        echo.mul_(torch.polar(torch.ones_like(turn), turn))
+
+
+def _cropped_chi(chi_ppm: Tensor, shape: Sequence[int]) -> Tensor:
+    sources = chi_ppm != 0
+    if not bool(sources.any()):
+        return torch.zeros(tuple(shape), device=chi_ppm.device)
+    box = mask_box(sources)
+    return _crop(chi_ppm[box], box, chi_ppm.shape, shape).real.contiguous()
+
+
+def check_truth(kind: str) -> None:
+    """Raises InputError for an unknown convention of the truth."""
+    if kind not in get_args(TruthKind):
+        raise InputError(f"truth is {kind!r}; it must be 'unrung' (as in the challenge), 'crop' (faster, rings) or 'cell' (mean over the voxel).")
 
 
 def make_truth(phantom: Phantom, geometry: Geometry, mask: Tensor, kind: TruthKind = "unrung") -> Truth:
@@ -127,10 +191,9 @@ def make_truth(phantom: Phantom, geometry: Geometry, mask: Tensor, kind: TruthKi
 def make_truths(phantom: Phantom, geometry: Geometry, mask: Tensor, kinds: Sequence[TruthKind]) -> dict[TruthKind, Truth]:
     """`make_truth` of several kinds, which share labels and crop."""
     for kind in kinds:
-        if kind not in get_args(TruthKind):
-            raise InputError(f"truth is {kind!r}; it must be 'unrung' (as in the challenge), 'crop' (faster, rings) or 'cell' (mean over the voxel).")
+        check_truth(kind)
     labels = coarse_labels(phantom.labels, geometry.shape)
-    crop = crop_kspace(phantom.chi_ppm, geometry.shape).real.contiguous() if set(kinds) - {"cell"} else torch.empty(0)
+    crop = _cropped_chi(phantom.chi_ppm, geometry.shape) if set(kinds) - {"cell"} else torch.empty(0)
     truths: dict[TruthKind, Truth] = {}
     for kind in kinds:
         chi = cell_average(phantom.chi_ppm, geometry.shape) if kind == "cell" else crop
@@ -146,31 +209,61 @@ def scan_grid(phantom: Phantom, acquisition: Acquisition) -> tuple[Geometry, Ten
     return geometry, coarse_mask(phantom.mask, geometry.shape)
 
 
+def _scan_mask(mask: Tensor, geometry: Geometry, signal: Tensor, effects: Effects) -> Tensor:
+    """The mask handed out: the brain's, less what the effects cut away."""
+    if effects.erosion is not None:
+        mask = erode(mask, geometry, effects.erosion)
+    if effects.holes is not None:
+        mask = punch(mask, geometry, effects.holes)
+    if effects.low_signal is not None:
+        mask = drop_low_signal(mask, signal[-1].abs(), effects.low_signal)
+    return mask
+
+
+def _noisy(signal: Tensor, sigma: float, generator: torch.Generator, brain: Tensor, geometry: Geometry, effects: Effects) -> Tensor:
+    if not sigma > 0:
+        return signal
+    signal = add_noise(signal, sigma, generator)
+    return signal if effects.slab is None else add_slab_noise(signal, sigma, effects.slab, brain, geometry)
+
+
 @torch.no_grad()
 def acquire(
-    phantom: Phantom, acquisition: Acquisition, generator: torch.Generator, *, truth: TruthKind = "unrung", name: str = "phantom"
+    phantom: Phantom,
+    acquisition: Acquisition,
+    generator: torch.Generator,
+    *,
+    truth: TruthKind = "unrung",
+    name: str = "phantom",
+    effects: Effects = NO_EFFECTS,
+    with_frequency: bool = True,
 ) -> tuple[Scan, Truth]:
     """Scan a phantom.
 
     The field of the (brain-only) chi and the signal are made on the phantom's grid and the complex signal is cropped in k-space, so dephasing
     within a voxel comes from the crop alone. Noise: complex Gaussian, one standard deviation for all echoes. Voxel 0 of scan and phantom lie at the
     same place; the scan's mask holds the voxels at least half filled by the brain. Scan.frequency_ppm is the weighted mean of phase differences
-    (`phase_difference_field`).
+    (`phase_difference_field`), None for a single echo or without `with_frequency`, which saves unwrapping where a fit does it again.
 
-    Magnitude and phase are exactly 0 more than two voxels outside the mask: the challenge's releases hold noise in a thin rim only and zeros
+    Magnitude and phase are exactly 0 more than two voxels outside the brain: the challenge's releases hold noise in a thin rim only and zeros
     beyond, and methods that look at the whole volume should meet the same here.
 
-    truth: "unrung" (default), "crop" or "cell", see `make_truth`. Same phantom, acquisition, generator state and number of threads: same bits.
-    Raises InputError for a scan shape finer than the phantom and for an unknown truth.
+    effects: what else happens to field, signal, noise and mask (`draw_effects`). Leftover wraps show in frequency_ppm and in fields passed through
+    `phase_errors.leave_wraps`, since phases are wrapped anyway. truth: "unrung" (default), "crop" or "cell", see `make_truth`; it ends at the scan's
+    mask. Same phantom, acquisition, effects, generator state and number of threads: same bits. Raises InputError for a scan shape finer than the
+    phantom and for an unknown truth.
     """
-    geometry, mask = scan_grid(phantom, acquisition)
-    target = make_truth(phantom, geometry, mask, truth)
-    signal, peak = _echoes(phantom, acquisition, geometry.shape), _peak(phantom, acquisition)
+    check_truth(truth)
+    if acquisition.relaxation_follows_field:
+        phantom = at_field_strength(phantom)
+    geometry, brain = scan_grid(phantom, acquisition)
+    signal, peak = _echoes(phantom, acquisition, geometry.shape, effects)
     sigma = peak / acquisition.peak_snr
-    if sigma > 0:
-        signal = add_noise(signal, sigma, generator)
+    signal = _noisy(signal, sigma, generator, brain, geometry, effects)
+    mask = _scan_mask(brain, geometry, signal, effects)
+    target = make_truth(phantom, geometry, mask, truth)
     # Not a product with the support: that would leave negative zeros, whose phase is pi.
-    signal = torch.where(_support(mask), signal, torch.zeros((), dtype=signal.dtype, device=signal.device))
+    signal = torch.where(_support(brain), signal, torch.zeros((), dtype=signal.dtype, device=signal.device))
     scan = Scan(
         geometry=geometry,
         echo_times_s=acquisition.echo_times_s,
@@ -179,7 +272,11 @@ def acquire(
         mask=mask,
         name=name,
     )
-    if len(acquisition.echo_times_s) > 1:
+    if with_frequency and len(acquisition.echo_times_s) > 1:
         # The noise is known here, so it need not be estimated from the scan; a noiseless scan gets a token value.
-        scan = replace(scan, frequency_ppm=phase_difference_field(scan, sigma=max(sigma, 1e-6 * peak)).field_ppm)
+        frequency = phase_difference_field(scan, sigma=max(sigma, 1e-6 * peak)).field_ppm
+        if effects.wraps is not None:
+            turns = leftover_turns(effects.wraps, mask, geometry, len(acquisition.echo_times_s))
+            frequency = frequency + difference_wrap_error_ppm(scan, turns)
+        scan = replace(scan, frequency_ppm=frequency)
     return scan, target

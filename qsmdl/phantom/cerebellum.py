@@ -14,6 +14,8 @@ _FISSURES = ((9.5, 13.0), (4.0, 5.0))
 """Spacing and depth in mm of the fissures between lobules and between folia."""
 _LEAF_MM = 1.5
 _CLEFT_MM = 0.35
+_BELOW_MM = 0.5
+"""Gap to the hemispheres, half of the tentorium."""
 
 
 def _fissure(fan_mm: Tensor, radius_mm: Tensor, depth_mm: Tensor, spacing_mm: float, reach_mm: float) -> Tensor:
@@ -23,8 +25,8 @@ def _fissure(fan_mm: Tensor, radius_mm: Tensor, depth_mm: Tensor, spacing_mm: fl
     return torch.hypot(across, (depth_mm - reach_mm).clamp_min(0))
 
 
-def paint_cerebellum(painter: Painter, envelope: Envelope, allowed: Tensor) -> None:
-    """Label the grey and white matter of the cerebellum on the painter's grid, where allowed [x, y, z] is true."""
+def paint_cerebellum(painter: Painter, envelope: Envelope, hemisphere_mm: Tensor, mask: Tensor) -> None:
+    """Paint the grey and white matter of the cerebellum on the painter's grid, below the hemispheres and inside the mask (all [x, y, z])."""
     axes = painter.grid
     box = around(axes, envelope.frame, _CORNERS_MM, 4.0)
     inner = (axes[0][box[0]], axes[1][box[1]], axes[2][box[2]])
@@ -37,8 +39,9 @@ def paint_cerebellum(painter: Painter, envelope: Envelope, allowed: Tensor) -> N
     pial = depth - _CLEFT_MM
     for spacing, reach in _FISSURES:
         pial = torch.minimum(pial, _fissure(fan, radius, depth, spacing, reach) - _CLEFT_MM)
-    part, free = painter.labels[box], allowed[box] & (depth > 0)
-    part[free] = LABELS["csf"]
-    part[free & (pial > 0)] = LABELS["grey_matter"]
-    stem = LATTICE.read(envelope.stem, inner) > 0
-    part[free & ((pial > _LEAF_MM) | stem)] = LABELS["white_matter"]
+    mosaic, inside = painter.mosaic.within(box), mask[box]
+    free = torch.minimum(depth, -_BELOW_MM - hemisphere_mm[box])
+    mosaic.write(free, LABELS["csf"], inside)
+    mosaic.write(torch.minimum(free, pial), LABELS["grey_matter"], inside)
+    core = torch.maximum(pial - _LEAF_MM, LATTICE.read(envelope.stem, inner))
+    mosaic.write(torch.minimum(free, core), LABELS["white_matter"], inside)

@@ -37,8 +37,7 @@ class Frame:
 
     def template(self, axes: Axes) -> Tensor:
         """Template coordinates [3, x, y, z] of the grid spanned by three axes in head millimetres."""
-        bent = torch.stack([LATTICE.read(component, axes) for component in self.deformation_mm])
-        return self.affine(torch.stack(torch.meshgrid(*axes, indexing="ij"))) + bent
+        return self.affine(torch.stack(torch.meshgrid(*axes, indexing="ij"))).add_(LATTICE.read(self.deformation_mm, axes))
 
     def head(self, template_mm: Tensor) -> Tensor:
         """Head positions [..., 3] of template points [..., 3], by fixed-point iteration (the deformation is a gentle contraction)."""

@@ -1,18 +1,19 @@
 """Ventricles, deep nuclei and the other small structures of the inner brain, each evaluated only in the box it needs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from qsmdl.phantom.envelope import LATTICE, Frame
+from qsmdl.phantom.mosaic import Box, Mosaic
 from qsmdl.phantom.params import HeadParams
 from qsmdl.phantom.sampling import Axes, seeded, smooth_noise
 from qsmdl.phantom.shapes import Point, ellipsoid_depth, rotation_matrix, tube_depth
 from qsmdl.scan import LABELS
 
-Box = tuple[slice, slice, slice]
 Radii = Sequence[float]
 
 _VENTRICLE = ((7, 30, 3), (6.5, 26, 8), (5.5, 14, 13), (5.5, 0, 18), (7, -14, 20), (13, -28, 18), (23, -40, 12), (25, -54, 8), (23, -66, 6))
@@ -23,6 +24,8 @@ _CAUDATE = ((10.5, 19, -4), (12.5, 17, 3), (14, 10, 10), (16, -3, 17), (19, -16,
 _CAUDATE_RADII = (4.2, 5.6, 4.8, 3.6, 2.6, 2.0, 1.6, 1.5, 1.5)
 _HIPPOCAMPUS = ((22, -8, -20), (26, -14, -19), (30, -25, -13), (27, -35, -4))
 _HIPPOCAMPUS_RADII = (6.0, 4.5, 3.8, 2.5)
+_INNER_BRAIN_MM = ((-42.0, 42.0), (-74.0, 40.0), (-52.0, 32.0))
+"""Ends of the box along x, y and z that holds nearly all of it."""
 
 
 def around(grid: Axes, frame: Frame, corners_mm: Sequence[Point], margin_mm: float) -> Box:
@@ -37,37 +40,45 @@ def around(grid: Axes, frame: Frame, corners_mm: Sequence[Point], margin_mm: flo
 
 @dataclass(frozen=True, eq=False)
 class Painter:
-    """Writes labels into a volume [x, y, z], structure by structure, from depths in template coordinates."""
+    """Writes tissues into a mosaic [x, y, z], structure by structure, from depths in template coordinates."""
 
     params: HeadParams
     frame: Frame
     grid: Axes
-    labels: Tensor
+    mosaic: Mosaic
     ruffle: Tensor
+    _inner: list[tuple[Box, Tensor, Tensor]] = field(default_factory=list)
 
     @staticmethod
-    def of(params: HeadParams, frame: Frame, grid: Axes, labels: Tensor) -> "Painter":
+    def of(params: HeadParams, frame: Frame, grid: Axes, mosaic: Mosaic) -> "Painter":
         """A painter for one head; small structures get their own fine irregularity, in mm."""
         ruffle = torch.stack([smooth_noise(LATTICE, seeded(params.seed, 60 + i), 4.0) for i in range(3)])
-        return Painter(params, frame, grid, labels, ruffle)
+        return Painter(params, frame, grid, mosaic, ruffle)
 
     def within(self, box: Box) -> "Painter":
-        """A painter for a box of the grid, writing through to the same labels."""
-        grid = (self.grid[0][box[0]], self.grid[1][box[1]], self.grid[2][box[2]])
-        return replace(self, grid=grid, labels=self.labels[box])
+        """A painter for a box of the grid, writing through to the same mosaic."""
+        return replace(self, grid=self._axes(box), mosaic=self.mosaic.within(box), _inner=[])
+
+    def _axes(self, box: Box) -> Axes:
+        return self.grid[0][box[0]], self.grid[1][box[1]], self.grid[2][box[2]]
 
     def positions(self, box: Box, ruffle_mm: float) -> Tensor:
         """Template coordinates [3, ...] of a box of voxels, irregular by ruffle_mm rms."""
-        axes = (self.grid[0][box[0]], self.grid[1][box[1]], self.grid[2][box[2]])
-        positions = self.frame.template(axes)
-        if ruffle_mm:
-            positions = positions + ruffle_mm * torch.stack([LATTICE.read(component, axes) for component in self.ruffle])
-        return positions
+        if not self._inner:
+            # The deep structures overlap: their surroundings are evaluated once.
+            whole = around(self.grid, self.frame, list(product(*_INNER_BRAIN_MM)), 8.0)
+            axes = self._axes(whole)
+            self._inner.append((whole, self.frame.template(axes), LATTICE.read(self.ruffle, axes)))
+        whole, positions, ruffle = self._inner[0]
+        if all(w.start <= b.start and b.stop <= w.stop for w, b in zip(whole, box, strict=True)):
+            inside = (slice(None), *(slice(b.start - w.start, b.stop - w.start) for w, b in zip(whole, box, strict=True)))
+            return torch.add(positions[inside], ruffle[inside], alpha=ruffle_mm)
+        axes = self._axes(box)
+        return self.frame.template(axes).add_(LATTICE.read(self.ruffle, axes), alpha=ruffle_mm)
 
     def write(self, box: Box, depth_mm: Tensor, label: str) -> None:
-        """Label the voxels of a box where the depth is positive, inside cerebrum, cerebellum or stem only."""
-        part = self.labels[box]
-        part[depth_mm > 0] = LABELS[label]
+        """Fill the voxels of a box where the depth is positive."""
+        self.mosaic.within(box).write(depth_mm, LABELS[label])
 
     def tube(
         self, points: Sequence[Point], radii: Radii, label: str, *, side: int, scale: float = 1.0, shift: Point = (0, 0, 0), gap: bool = False

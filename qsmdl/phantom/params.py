@@ -7,6 +7,7 @@ import numpy as np
 
 from qsmdl.errors import InputError
 from qsmdl.phantom.contrast import Contrast, ContrastName, draw_contrast
+from qsmdl.phantom.ranges import Range, as_range
 
 Triple = tuple[float, float, float]
 N_NUCLEI = 14
@@ -98,11 +99,63 @@ def _draw_calcification(rng: np.random.Generator) -> tuple[Triple, Triple]:
     return _triple(centre), _triple(radii)
 
 
-def draw_head(seed: int, *, contrast: ContrastName, calcification: bool | None = None, variation: float = 1.0) -> HeadParams:
+@dataclass(frozen=True, slots=True)
+class AnatomyRanges:
+    """What the anatomy of heads is drawn from, each quantity uniformly; the defaults are adults, `configs/phantom/engine.yaml` goes beyond.
+
+    scale: of the head along x, y and z (1: fills the field of view); rotation_deg: about x, y and z, each up to this; offset_mm: along x, y and z,
+    each up to this; warp_mm: rms of the smooth deformation (scale 28 mm); gyral_wavelength_mm; sulcal_depth_mm; sulcal_width_mm: half width;
+    cortex_mm: thickness; ventricle_scale; nucleus_scale: of each deep nucleus by itself; nucleus_shift_mm: along x, y and z, each up to this;
+    n_cortical_veins, n_deep_veins; vein_radius_mm: of cortical veins at the sinus; texture_mix: share of fine detail; texture_correlation: of the
+    details of R1 and R2*.
+    """
+
+    scale_x: Range = (0.875, 0.955)
+    scale_y: Range = (0.895, 0.975)
+    scale_z: Range = (0.875, 0.955)
+    rotation_deg: Triple = (5.0, 3.0, 4.0)
+    offset_mm: Triple = (2.0, 2.0, 2.0)
+    warp_mm: Range = (0.6, 1.4)
+    gyral_wavelength_mm: Range = (23.0, 29.0)
+    sulcal_depth_mm: Range = (13.0, 19.0)
+    sulcal_width_mm: Range = (0.25, 0.59)
+    cortex_mm: Range = (2.2, 2.8)
+    ventricle_scale: Range = (0.7, 1.3)
+    nucleus_scale: Range = (0.9, 1.1)
+    nucleus_shift_mm: Triple = (0.8, 1.2, 1.2)
+    n_cortical_veins: Range = (22, 41)
+    n_deep_veins: Range = (30, 59)
+    vein_radius_mm: Range = (0.7, 1.0)
+    texture_mix: Range = (0.3, 0.7)
+    texture_correlation: Range = (0.2, 0.7)
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _LIMITS.items():
+            object.__setattr__(self, name, as_range(name, getattr(self, name), low=low, high=high))
+        for name, most in {"rotation_deg": 45.0, "offset_mm": 15.0, "nucleus_shift_mm": 4.0}.items():
+            values = tuple(float(v) for v in getattr(self, name))
+            if len(values) != 3 or any(not 0 <= v <= most for v in values):
+                raise InputError(f"{name} is {list(values)}; it needs three numbers between 0 and {most:g}, how far x, y and z may stray.")
+            object.__setattr__(self, name, values)
+
+
+_LIMITS = {
+    **dict.fromkeys(("scale_x", "scale_y", "scale_z"), (0.6, 1.0)), "warp_mm": (0.0, 2.5), "gyral_wavelength_mm": (12.0, 60.0),
+    "sulcal_depth_mm": (1.0, 30.0), "sulcal_width_mm": (0.05, 3.0), "cortex_mm": (0.5, 8.0), "ventricle_scale": (0.2, 2.5),
+    "nucleus_scale": (0.5, 1.5), "n_cortical_veins": (1, 500), "n_deep_veins": (1, 500), "vein_radius_mm": (0.1, 3.0), "texture_mix": (0.0, 1.0),
+    "texture_correlation": (0.0, 1.0),
+}  # fmt: skip
+"""Beyond these, structures run into each other or leave the field of view."""
+
+
+def draw_head(
+    seed: int, *, contrast: ContrastName, calcification: bool | None = None, variation: float = 1.0, ranges: AnatomyRanges | None = None
+) -> HeadParams:
     """Draw a head.
 
     contrast: "sim1" (ordinary), "sim2" (larger white/grey contrast) or "random" (training); calcification: True, False, or None for the contrast's
-    own habit (sim1 never, sim2 always, random in 40 %); variation: how far anatomy strays from the template, 1 as between adults, 0 not at all.
+    own habit (sim1 never, sim2 always, random in 40 %); variation: how far anatomy strays from the middle of its ranges, 1 to their ends, 0 not at
+    all; ranges: of the anatomy, None for adults.
     Same seed, same head: the anatomy of a seed does not depend on the contrast. Raises InputError for an unknown contrast, a negative seed or a
     variation outside 0 ... 1.5.
     """
@@ -120,29 +173,37 @@ def draw_head(seed: int, *, contrast: ContrastName, calcification: bool | None =
         contrast=tables,
         calcification_centre_mm=centre,
         calcification_radii_mm=radii if present else (0.0, 0.0, 0.0),
-        **_draw_anatomy(anatomy, variation),
+        **_draw_anatomy(ranges or AnatomyRanges(), anatomy, variation),
     )
 
 
-def _draw_anatomy(rng: np.random.Generator, variation: float) -> dict[str, Any]:
-    def around(middle: float, spread: float) -> float:
+def _draw_anatomy(ranges: AnatomyRanges, rng: np.random.Generator, variation: float) -> dict[str, Any]:
+    def within(ends: Range) -> float:
+        middle, spread = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
         return float(middle + variation * spread * rng.uniform(-1, 1))
 
+    def up_to(most: Triple) -> Triple:
+        x, y, z = (within((-v, v)) for v in most)
+        return x, y, z
+
+    def count(ends: Range) -> int:
+        return int(rng.integers(round(ends[0]), round(ends[1]) + 1))
+
     return {
-        "scale": (around(0.915, 0.04), around(0.935, 0.04), around(0.915, 0.04)),
-        "rotation_deg": (around(0, 5), around(0, 3), around(0, 4)),
-        "offset_mm": (around(0, 2), around(0, 2), around(0, 2)),
-        "warp_mm": around(1.0, 0.4),
-        "gyral_wavelength_mm": around(26.0, 3.0),
-        "sulcal_depth_mm": around(16.0, 3.0),
-        "sulcal_width_mm": around(0.42, 0.17),
-        "cortex_mm": around(2.5, 0.3),
-        "ventricle_scale": around(1.0, 0.3),
-        "nucleus_scale": tuple(around(1.0, 0.1) for _ in range(N_NUCLEI)),
-        "nucleus_shift_mm": tuple((around(0, 0.8), around(0, 1.2), around(0, 1.2)) for _ in range(N_NUCLEI)),
-        "n_cortical_veins": int(rng.integers(22, 42)),
-        "n_deep_veins": int(rng.integers(30, 60)),
-        "vein_radius_mm": around(0.85, 0.15),
-        "texture_mix": around(0.5, 0.2),
-        "texture_correlation": around(0.45, 0.25),
+        "scale": (within(ranges.scale_x), within(ranges.scale_y), within(ranges.scale_z)),
+        "rotation_deg": up_to(ranges.rotation_deg),
+        "offset_mm": up_to(ranges.offset_mm),
+        "warp_mm": within(ranges.warp_mm),
+        "gyral_wavelength_mm": within(ranges.gyral_wavelength_mm),
+        "sulcal_depth_mm": within(ranges.sulcal_depth_mm),
+        "sulcal_width_mm": within(ranges.sulcal_width_mm),
+        "cortex_mm": within(ranges.cortex_mm),
+        "ventricle_scale": within(ranges.ventricle_scale),
+        "nucleus_scale": tuple(within(ranges.nucleus_scale) for _ in range(N_NUCLEI)),
+        "nucleus_shift_mm": tuple(up_to(ranges.nucleus_shift_mm) for _ in range(N_NUCLEI)),
+        "n_cortical_veins": count(ranges.n_cortical_veins),
+        "n_deep_veins": count(ranges.n_deep_veins),
+        "vein_radius_mm": within(ranges.vein_radius_mm),
+        "texture_mix": within(ranges.texture_mix),
+        "texture_correlation": within(ranges.texture_correlation),
     }

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qsmdl.phantom.sampling import Axes
+from qsmdl.phantom.threads import exact_fraction
 from qsmdl.phantom.vessels import Tubes
 
 _CHUNK = 1 << 21
@@ -29,11 +30,14 @@ def _offsets(reach_mm: float, voxel_mm: Tensor) -> Tensor:
     return torch.cartesian_prod(*spans)
 
 
-def tube_fraction(tubes: Sequence[Tubes], axes: Axes) -> Tensor:
+def tube_fraction(tubes: Sequence[Tubes], axes: Axes, *, exact: bool = False) -> Tensor:
     """Fraction [x, y, z] of each voxel filled by tubes, on the grid of three axes in head millimetres.
 
-    The edge is a ramp one voxel wide; tubes thinner than a voxel keep their radius' share of it.
+    exact: the share of the voxel's box that lies in the tubes, so that fractions add up to the tubes' volume at any radius (`threads`). Otherwise, as
+    the first generator did: the edge is a ramp one voxel wide; tubes thinner than a voxel keep their radius' share of it.
     """
+    if exact:
+        return exact_fraction(tubes, axes)
     shape = tuple(len(a) for a in axes)
     voxel = torch.stack([a[1] - a[0] for a in axes])
     origin = torch.stack([a[0] for a in axes])

@@ -61,10 +61,10 @@ def cubic_matrix(positions: Tensor, n_samples: int) -> Tensor:
 
 
 def apply_separable(volume: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Apply one matrix per axis to a volume [x, y, z]."""
+    """Apply one matrix per axis to a volume [..., x, y, z]."""
     along_x, along_y, along_z = matrices
     out = volume @ along_z.T
-    out = (along_x @ out.reshape(out.shape[0], -1)).reshape(-1, *out.shape[1:])
+    out = torch.matmul(along_x, out.flatten(-2)).reshape(*out.shape[:-3], -1, *out.shape[-2:])
     return torch.matmul(along_y, out)
 
 
@@ -93,7 +93,7 @@ class Lattice:
         return x, y, z
 
     def read(self, field: Tensor, axes: Axes) -> Tensor:
-        """A field of this lattice on the grid spanned by three axes, by cubic interpolation."""
+        """A field [..., x, y, z] of this lattice on the grid spanned by three axes, by cubic interpolation."""
         x, y, z = (cubic_matrix(i, n) for i, n in zip(self.indices(axes), self.shape, strict=True))
         return apply_separable(field, (x, y, z))
 
@@ -114,7 +114,7 @@ class Lattice:
 
 def seeded(seed: int, stream: int) -> torch.Generator:
     """One generator for each part of a head, so that a change in one part leaves the others alone."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + stream * 7919 + 17) % (2**63 - 1))
+    return torch.Generator(torch.get_default_device()).manual_seed((seed * 1_000_003 + stream * 7919 + 17) % (2**63 - 1))
 
 
 def band_noise(lattice: Lattice, generator: torch.Generator, response: Callable[[Tensor], Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qsmdl.phantom.contrast import N_LABELS, Contrast, Table
+from qsmdl.phantom.mosaic import Mosaic
 from qsmdl.phantom.params import HeadParams
 from qsmdl.phantom.sampling import Axes, Lattice, band_noise, seeded, smooth_noise
 
@@ -67,19 +68,43 @@ def tissue_means(values: Tensor, labels: Tensor) -> Tensor:
     return (sums / counts.clamp_min(1)).float()
 
 
-def tissue_maps(contrast: Contrast, labels: Tensor, detail: tuple[Tensor, Tensor]) -> Maps:
+def tissue_maps(contrast: Contrast, labels: Tensor, detail: tuple[Tensor, Tensor], means: tuple[Tensor, Tensor] | None = None) -> Maps:
     """Maps with chi = chi_ref + a (R2* - mean R2*) + b (R1 - mean R1) within each label, and the rates themselves.
 
-    labels: integers of any shape; detail: unit-variance fields for R2* and R1 of that shape.
+    labels: integers of any shape; detail: unit-variance fields for R2* and R1 of that shape; means: of R2* and R1 in each label [17], None for those
+    of these voxels.
     """
     flat = labels.reshape(-1).int()
-    r2star = per_voxel(contrast.r2star_per_s, flat) * (1 + per_voxel(contrast.r2star_spread, flat) * detail[0].reshape(-1))
-    r1 = per_voxel(contrast.r1_per_s, flat) * (1 + per_voxel(contrast.r1_spread, flat) * detail[1].reshape(-1))
+    r2star, r1 = _rates(contrast, flat, detail)
+    r2star_mean, r1_mean = (tissue_means(r2star, flat), tissue_means(r1, flat)) if means is None else means
     chi = per_voxel(contrast.chi_ppm, flat)
-    for rate, slope in ((r2star, contrast.r2star_slope), (r1, contrast.r1_slope)):
-        chi += per_voxel(slope, flat) * (rate - tissue_means(rate, flat).index_select(0, flat))
+    for rate, mean, slope in ((r2star, r2star_mean, contrast.r2star_slope), (r1, r1_mean, contrast.r1_slope)):
+        chi += per_voxel(slope, flat) * (rate - mean.index_select(0, flat))
     m0 = per_voxel(contrast.m0, flat)
     return Maps(*(values.reshape(labels.shape) for values in (chi, r1, r2star, m0)))
+
+
+def _rates(contrast: Contrast, flat: Tensor, detail: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """R2* and R1 of flat labels, with detail."""
+    r2star = per_voxel(contrast.r2star_per_s, flat) * (1 + per_voxel(contrast.r2star_spread, flat) * detail[0].reshape(-1))
+    r1 = per_voxel(contrast.r1_per_s, flat) * (1 + per_voxel(contrast.r1_spread, flat) * detail[1].reshape(-1))
+    return r2star, r1
+
+
+def mosaic_maps(contrast: Contrast, mosaic: Mosaic, detail: tuple[Tensor, Tensor]) -> Maps:
+    """`tissue_maps` of a mosaic: where two tissues share a voxel, their maps are mixed by their shares."""
+    if mosaic.above is None or mosaic.share is None:
+        return tissue_maps(contrast, mosaic.below, detail)
+    flat = mosaic.settle().reshape(-1).int()
+    r2star, r1 = _rates(contrast, flat, detail)
+    means = tissue_means(r2star, flat), tissue_means(r1, flat)
+    maps = tissue_maps(contrast, mosaic.below, detail, means)
+    mixed = mosaic.share > 0
+    part = maps.part(mixed)
+    part.blend(tissue_maps(contrast, mosaic.above[mixed], (detail[0][mixed], detail[1][mixed]), means), mosaic.share[mixed])
+    for name in MAP_NAMES:
+        getattr(maps, name)[mixed] = getattr(part, name)
+    return maps
 
 
 def blur(volume: Tensor, sigma_voxels: tuple[float, float, float]) -> Tensor:

@@ -8,12 +8,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from qsmdl.errors import InputError
 from qsmdl.phantom.cortex import Folding
 from qsmdl.phantom.envelope import LATTICE, Envelope
 from qsmdl.phantom.params import HeadParams
+from qsmdl.phantom.ranges import Range, as_range, check_probability, draw_log_uniform, draw_uniform
 from qsmdl.phantom.sampling import cubic_matrix, seeded
 
 _STEP_MM = 1.5
@@ -25,6 +28,73 @@ class Tubes:
 
     points_mm: Tensor
     radii_mm: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class VeinStyleRanges:
+    """How far the veins of heads stray from the first generator's; ranges of `VeinStyle`, factors log-uniform.
+
+    probability: that a head's veins have a style of their own (0: off). Raises InputError naming the setting.
+    """
+
+    probability: float = 0.0
+    count_factor: Range = (0.5, 2.0)
+    radius_factor: Range = (0.6, 1.6)
+    tortuosity_factor: Range = (0.5, 1.8)
+    bulb_share: Range = (0.0, 0.15)
+    bulb_factor: Range = (1.5, 3.0)
+
+    def __post_init__(self) -> None:
+        check_probability("veins.probability", self.probability)
+        for name, low, high in (
+            ("count_factor", 0.05, 4),
+            ("radius_factor", 0.1, 4),
+            ("tortuosity_factor", 0.01, 4),
+            ("bulb_share", 0, 1),
+            ("bulb_factor", 1, 10),
+        ):
+            object.__setattr__(self, name, as_range(f"veins.{name}", getattr(self, name), low=low, high=high))
+
+
+@dataclass(frozen=True, slots=True)
+class VeinStyle:
+    """The veins of one head, relative to the first generator's (the defaults).
+
+    count_factor: cortical and medullary veins; radius_factor: radii of all; tortuosity_factor: how much they wind; bulb_share: share of the thin ends
+    that swell to bulb_factor times their radius.
+    """
+
+    count_factor: float = 1.0
+    radius_factor: float = 1.0
+    tortuosity_factor: float = 1.0
+    bulb_share: float = 0.0
+    bulb_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("count_factor", "radius_factor", "tortuosity_factor", "bulb_factor"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be positive.")
+        check_probability("bulb_share", self.bulb_share)
+
+
+def draw_vein_style(ranges: VeinStyleRanges, rng: np.random.Generator) -> VeinStyle | None:
+    """Draw the style of a head's veins, or None (off): those of the first generator."""
+    style = VeinStyle(
+        count_factor=draw_log_uniform(rng, ranges.count_factor),
+        radius_factor=draw_log_uniform(rng, ranges.radius_factor),
+        tortuosity_factor=draw_log_uniform(rng, ranges.tortuosity_factor),
+        bulb_share=draw_uniform(rng, ranges.bulb_share),
+        bulb_factor=draw_uniform(rng, ranges.bulb_factor),
+    )
+    return style if rng.random() < ranges.probability else None
+
+
+def with_bulbs(tubes: Tubes, share: float, factor: float, generator: torch.Generator) -> Tubes:
+    """Tubes of which a random share swells towards the last point, to factor times its radius."""
+    swollen = torch.rand(len(tubes.radii_mm), generator=generator) < share
+    radii = tubes.radii_mm.clone()
+    radii[:, -1] *= torch.where(swollen, factor, 1.0)
+    return Tubes(tubes.points_mm, radii)
 
 
 _NAMED = (
@@ -103,29 +173,37 @@ def _taper(n_vessels: int, n_points: int, first: Tensor, last: float) -> Tensor:
     return first[:, None] + (last - first[:, None]) * torch.linspace(0, 1, n_points).expand(n_vessels, -1)
 
 
-def _cortical_veins(params: HeadParams, envelope: Envelope, folding: Folding, sinus: Tubes, generator: torch.Generator) -> list[Tubes]:
+def _cortical_veins(
+    params: HeadParams, style: VeinStyle, envelope: Envelope, folding: Folding, sinus: Tubes, generator: torch.Generator
+) -> list[Tubes]:
     inward = LATTICE.gradient(envelope.brain)
 
     def stay_on_hull(position: Tensor, _: Tensor) -> Tensor:
         off = LATTICE.read_points(envelope.brain, position) - 1.6
         return position - off[:, None] * _normals(inward, position)
 
-    n = params.n_cortical_veins
+    n, winding = max(1, round(style.count_factor * params.n_cortical_veins)), style.tortuosity_factor
     entry = torch.randint(8, 84, (n,), generator=generator)
     side = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0)
     start = sinus.points_mm[0, entry]
     heading = _unit(torch.stack((side, 0.7 * torch.randn(n, generator=generator), torch.full((n,), -0.3)), -1))
     first = params.vein_radius_mm * (0.7 + 0.6 * torch.rand(n, generator=generator))
-    trunks = _walk(start, heading, 44, 0.22, generator, stay_on_hull)
+    trunks = _walk(start, heading, 44, 0.22 * winding, generator, stay_on_hull)
     trunk_radii = _taper(n, 44, first, 0.35)
-    branches, branch_radii = _branches(trunks, trunk_radii, 3, 18, generator, stay_on_hull)
-    dives = _dives(torch.cat((trunks[:, 6::7].reshape(-1, 3), branches[:, 6::8].reshape(-1, 3))), inward, folding, generator)
+    branches, branch_radii = _branches(trunks, trunk_radii, 3, 18, winding, generator, stay_on_hull)
+    dives = _dives(torch.cat((trunks[:, 6::7].reshape(-1, 3), branches[:, 6::8].reshape(-1, 3))), inward, folding, winding, generator)
     thin = 0.3 + 0.25 * torch.rand(len(dives), generator=generator)
     return [Tubes(trunks, trunk_radii), Tubes(branches, branch_radii), Tubes(dives, _taper(len(dives), dives.shape[1], thin, 0.2))]
 
 
 def _branches(
-    trunks: Tensor, radii: Tensor, per_trunk: int, n_steps: int, generator: torch.Generator, correct: Callable[[Tensor, Tensor], Tensor]
+    trunks: Tensor,
+    radii: Tensor,
+    per_trunk: int,
+    n_steps: int,
+    winding: float,
+    generator: torch.Generator,
+    correct: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Tributaries that leave each trunk sideways at random points: points and radii."""
     n, length, _ = trunks.shape
@@ -134,11 +212,11 @@ def _branches(
     start = trunks[rows, node].reshape(-1, 3)
     along = _unit(trunks[rows, node + 1] - trunks[rows, node]).reshape(-1, 3)
     heading = _unit(along + torch.randn(along.shape, generator=generator))
-    points = _walk(start, heading, n_steps, 0.3, generator, correct)
+    points = _walk(start, heading, n_steps, 0.3 * winding, generator, correct)
     return points, _taper(len(points), n_steps, 0.7 * radii[rows, node].reshape(-1), 0.25)
 
 
-def _dives(start: Tensor, inward: Tensor, folding: Folding, generator: torch.Generator) -> Tensor:
+def _dives(start: Tensor, inward: Tensor, folding: Folding, winding: float, generator: torch.Generator) -> Tensor:
     """Veins that run down the walls of sulci: inward, drawn towards the nearest sheet."""
     slope = LATTICE.gradient(folding.primary_mm)
 
@@ -146,28 +224,35 @@ def _dives(start: Tensor, inward: Tensor, folding: Folding, generator: torch.Gen
         away = LATTICE.read_points(folding.primary_mm, position).clamp(-1.5, 1.5)
         return position - 0.5 * away[:, None] * _normals(slope, position)
 
-    return _walk(start, _normals(inward, start), 10, 0.2, generator, follow_sheet)
+    return _walk(start, _normals(inward, start), 10, 0.2 * winding, generator, follow_sheet)
 
 
-def _medullary_veins(params: HeadParams, envelope: Envelope, generator: torch.Generator) -> Tubes:
+def _medullary_veins(params: HeadParams, style: VeinStyle, envelope: Envelope, generator: torch.Generator) -> Tubes:
     """Fine veins from the walls of the lateral ventricles fanning out into the white matter."""
-    n = 2 * params.n_deep_veins
+    n = 2 * max(1, round(style.count_factor * params.n_deep_veins))
     side = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0)
     y = -40 + 66 * torch.rand(n, generator=generator)
     start = torch.stack((side * (12 + 0.005 * (y - 5) ** 2), y, 19 - 0.006 * (y + 5) ** 2), -1)
     up = 0.2 + 1.1 * torch.rand(n, generator=generator)
     heading = _unit(torch.stack((side, 0.012 * (y + 8) + 0.15 * torch.randn(n, generator=generator), up), -1))
-    points = _walk(start, heading, 16, 0.12, generator, lambda position, _: position)
+    points = _walk(start, heading, 16, 0.12 * style.tortuosity_factor, generator, lambda position, _: position)
     first = 0.25 + 0.25 * torch.rand(n, generator=generator)
     return Tubes(envelope.frame.head(points), _taper(n, 16, first, 0.15))
 
 
-def grow_vessels(params: HeadParams, envelope: Envelope, folding: Folding) -> list[Tubes]:
-    """The venous tree of a head."""
+def grow_vessels(params: HeadParams, envelope: Envelope, folding: Folding, style: VeinStyle | None = None) -> list[Tubes]:
+    """The venous tree of a head; style: None for the first generator's."""
+    chosen = VeinStyle() if style is None else style
     generator = seeded(params.seed, 90)
     sinus = _sagittal_sinus(envelope, generator)
     named = _named_vessels(envelope, generator)
-    return [sinus, *named, *_cortical_veins(params, envelope, folding, sinus, generator), _medullary_veins(params, envelope, generator)]
+    trunks, branches, dives = _cortical_veins(params, chosen, envelope, folding, sinus, generator)
+    medullary = _medullary_veins(params, chosen, envelope, generator)
+    if chosen.bulb_share > 0:
+        swell = seeded(params.seed, 91)
+        dives, medullary = (with_bulbs(ends, chosen.bulb_share, chosen.bulb_factor, swell) for ends in (dives, medullary))
+    tubes = [sinus, *named, trunks, branches, dives, medullary]
+    return [Tubes(t.points_mm, t.radii_mm * chosen.radius_factor) for t in tubes]
 
 
 def all_radii(tubes: Sequence[Tubes]) -> Tensor:
