@@ -16,8 +16,8 @@ from qsmdl.validation import check_settings
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """The config's `data.label_maps`. folder: of NIfTI segmentations, searched with its sub-folders, or None; table: what the numbers mean, freesurfer,
-    rc2, or a YAML or JSON file.
+    """The config's `data.label_maps`. folder: of NIfTI segmentations, searched with its sub-folders, or None; table: what the numbers mean,
+    "freesurfer", "rc2", or a YAML or JSON file.
     """
 
     folder: str | None = None
@@ -38,7 +38,7 @@ class LabelMaps:
         if not wanted:
             return ()
         if self.folder is None:
-            raise InputError("phantom.engine.kinds draws label maps, but data.label_maps.folder names none. Name a folder, or set kinds.label_map to 0.")
+            raise InputError("phantom.engine.kinds draws label maps, but data.label_maps.folder names none. Name one, or set kinds.label_map to 0.")
         files = sorted(path for path in Path(self.folder).rglob("*") if path.name.endswith((".nii", ".nii.gz")) and path.is_file())
         if not files:
             raise InputError(f"{self.folder} (data.label_maps.folder) holds no .nii or .nii.gz file. Name the folder of the segmentations.")

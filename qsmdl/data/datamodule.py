@@ -50,8 +50,8 @@ class PhantomData(lightning.LightningDataModule):
 
     recipe: what volumes are drawn from; validation_recipe: the same for the fixed validation phantoms (alternating Sim1 and Sim2 contrast); prior:
     the closed-form inversion fed along; n_workers: loader processes, each rendering its own volumes (0: in the trainer's process); seed: of the
-    whole stream; atlases: the user's label maps, for a recipe that draws them. The stream continues after `trainer.global_step` batches, which is what makes a resumed run see the batches that an uninterrupted
-    one would.
+    whole stream; atlases: the user's label maps, for a recipe that draws them. The stream continues after `trainer.global_step` batches, which is
+    what makes a resumed run see the batches that an uninterrupted one would; processes that train together render volumes of their own.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ def test_label_maps_that_are_not_there(folder, tmp_path):
     with pytest.raises(InputError, match=r"data\.label_maps\.folder names none"):
         make_data(config_with("phantom.engine.kinds.label_map=0.5"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no .nii"):
+    with pytest.raises(InputError, match=r"holds no \.nii"):
         make_data(only_label_maps(tmp_path / "empty"))
     with pytest.raises(InputError, match="rc3"):
         make_data(only_label_maps(folder, "data.label_maps.table=rc3"))

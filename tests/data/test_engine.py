@@ -162,7 +162,7 @@ def test_the_stream_takes_an_engine():
 
 def test_total_fields_are_not_trained_on():
     engine = Engine.from_settings({"effects": {"background": {"probability": 0.1, "removal_probability": 0.5}}})
-    with pytest.raises(InputError, match="removal_probability is 0.5"):
+    with pytest.raises(InputError, match=r"removal_probability is 0\.5"):
         PhantomStream(Recipe(engine=engine), Prior(), patch_size=(8, 8, 8), batch_size=1, batches_per_volume=1, n_lanes=1, seed=0)
 
 
