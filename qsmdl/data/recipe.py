@@ -71,7 +71,7 @@ class Recipe:
     @property
     def digest(self) -> str:
         """A hash of all settings: two recipes with the same digest draw the same volumes from the same seeds."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def draws_label_maps(self) -> bool:
@@ -116,8 +116,11 @@ class Recipe:
         }
 
     def to_plain(self) -> dict[str, Any]:
-        """The settings as plain numbers, for cards."""
-        return dataclasses.asdict(self)
+        """The settings as plain numbers, for cards. The first generator's do not name the engine, so that its digests stay what they were."""
+        settings = dataclasses.asdict(self)
+        if self.engine is None:
+            del settings["engine"]
+        return settings
 
 
 @dataclass(frozen=True)

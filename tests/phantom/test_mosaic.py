@@ -58,7 +58,7 @@ def test_a_part_writes_through(partial_volume):
     assert mosaic.settle().flatten().tolist() == [3, 3, 3, 3, 5, 5, 5, 5, 5]
 
 
-COARSE, FINE = Geometry((48, 60, 59), (3.42, 3.42, 3.48)), Geometry((144, 180, 177), (1.14, 1.14, 1.16))
+COARSE, FINE = Geometry((48, 60, 59), (3.42, 3.42, 3.48)), Geometry((96, 120, 118), (1.71, 1.71, 1.74))
 
 
 @cache
@@ -67,7 +67,7 @@ def plain_head(geometry, partial_volume):
 
 
 def test_shares_come_closer_to_the_finer_head_than_hard_labels():
-    """Proton density of a head three times as fine, averaged over the cells of the coarse grid (voxel 0 of both at one place)."""
+    """Proton density of a head twice as fine, averaged over the cells of the coarse grid (voxel 0 of both at one place)."""
     fine = plain_head(FINE, True)
     inside = plain_head(COARSE, True).mask
     expected = cell_average(fine.m0 * fine.mask, COARSE.shape)
