@@ -59,8 +59,8 @@ def generator() -> torch.Generator:
 
 
 @functools.cache
-def _rendered(recipe: Recipe, params: VolumeParams, atlases: tuple[LabelAtlas, ...] = (), *, with_frequency: bool = True) -> tuple[Scan, Truth]:
-    return render_volume(recipe, params, atlases, with_frequency=with_frequency)
+def _rendered(recipe: Recipe, params: VolumeParams, atlases: tuple[LabelAtlas, ...] = (), *, complete: bool = True) -> tuple[Scan, Truth]:
+    return render_volume(recipe, params, atlases, complete=complete)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def gallery(arguments: argparse.Namespace) -> None:
     for number in range(arguments.gallery):
         params = draw_volume(sheet, volume_seed("train", arguments.seed, number))
         with stage(f"Sample {number + 1} of {arguments.gallery}"):
-            scan, truth = render_volume(sheet, params, with_frequency=False)
+            scan, truth = render_volume(sheet, params, complete=False)
         specimens.append(Specimen(scan, truth, _caption(number, params)))
         told.append(json.loads(json.dumps(dataclasses.asdict(params))))
     contact_sheet(arguments.out / "samples.png", specimens, overwrite=arguments.overwrite)

@@ -227,10 +227,10 @@ def acquisition_of(recipe: Recipe, params: VolumeParams) -> Acquisition:
 
 
 def render_volume(
-    recipe: Recipe, params: VolumeParams, atlases: Sequence[LabelAtlas] = (), *, with_frequency: bool = True
+    recipe: Recipe, params: VolumeParams, atlases: Sequence[LabelAtlas] = (), *, complete: bool = True
 ) -> tuple[Scan, Truth]:
-    """Simulate a drawn volume: phantom on the fine grid, acquisition, k-space crop, noise. with_frequency: as in `acquire`."""
-    return scan_phantom(recipe, params, render_phantom(recipe, params, atlases), with_frequency=with_frequency)
+    """Simulate a drawn volume: phantom on the fine grid, acquisition, k-space crop, noise. complete: as in `acquire`."""
+    return scan_phantom(recipe, params, render_phantom(recipe, params, atlases), complete=complete)
 
 
 _TILT_DEG = 30.0
@@ -269,7 +269,7 @@ def render_orientations(recipe: Recipe, turns: Sequence[VolumeParams]) -> list[S
     return [scan_phantom(recipe, turn, head)[0] for turn, head in zip(turns, heads, strict=True)]
 
 
-def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom, *, with_frequency: bool = True) -> tuple[Scan, Truth]:
+def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom, *, complete: bool = True) -> tuple[Scan, Truth]:
     """`render_volume` of a phantom that `render_phantom` has rendered."""
     effects = Effects() if params.sample is None else params.sample.effects
     return acquire(
@@ -279,5 +279,5 @@ def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom, *, with
         truth=recipe.truth,
         name=params.name,
         effects=effects,
-        with_frequency=with_frequency,
+        complete=complete,
     )

@@ -117,7 +117,7 @@ class PhantomStream(IterableDataset[Batch]):
 
     def _volume(self, index: int) -> tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]:
         params = draw_volume(self.recipe, volume_seed(self.stream, self.seed, index), atlases=self.atlases)
-        scan, truth = render_volume(self.recipe, params, self.atlases, with_frequency=False)
+        scan, truth = render_volume(self.recipe, params, self.atlases, complete=False)
         effects = NO_EFFECTS if params.sample is None else params.sample.effects
         inside = scan.mask.nonzero()
         if len(inside) == 0:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qsmdl.errors import InputError
 from qsmdl.phantom.background import Background, render_background
-from qsmdl.phantom.downsample import Box, cell_average, coarse_geometry, coarse_labels, coarse_mask, mask_box
+from qsmdl.phantom.downsample import Box, cell_average, coarse_geometry, coarse_labels, coarse_mask, mask_box, nearest_labels
 from qsmdl.phantom.effects import Effects
 from qsmdl.phantom.field_strength import at_field_strength
 from qsmdl.phantom.masking import drop_low_signal, erode, punch
@@ -83,9 +83,13 @@ class Acquisition:
 
 def _support(mask: Tensor) -> Tensor:
     """The mask grown by a cube of SUPPORT_VOXELS."""
-    size = 2 * SUPPORT_VOXELS + 1
-    grown = torch.nn.functional.max_pool3d(mask[None, None].float(), size, stride=1, padding=SUPPORT_VOXELS)
-    return grown[0, 0] > 0
+    grown = mask.clone()
+    for axis, n in enumerate(mask.shape):
+        line = grown.clone()
+        for step in range(1, min(SUPPORT_VOXELS, n - 1) + 1):
+            grown.narrow(axis, step, n - step).logical_or_(line.narrow(axis, 0, n - step))
+            grown.narrow(axis, 0, n - step).logical_or_(line.narrow(axis, step, n - step))
+    return grown
 
 
 def _field(phantom: Phantom, box: Box, padding: float) -> Tensor:
@@ -188,11 +192,14 @@ def make_truth(phantom: Phantom, geometry: Geometry, mask: Tensor, kind: TruthKi
     return make_truths(phantom, geometry, mask, (kind,))[kind]
 
 
-def make_truths(phantom: Phantom, geometry: Geometry, mask: Tensor, kinds: Sequence[TruthKind]) -> dict[TruthKind, Truth]:
-    """`make_truth` of several kinds, which share labels and crop."""
+def make_truths(
+    phantom: Phantom, geometry: Geometry, mask: Tensor, kinds: Sequence[TruthKind], labels: Tensor | None = None
+) -> dict[TruthKind, Truth]:
+    """`make_truth` of several kinds, which share labels and crop. labels: on the scan's grid, None for those by majority."""
     for kind in kinds:
         check_truth(kind)
-    labels = coarse_labels(phantom.labels, geometry.shape)
+    if labels is None:
+        labels = coarse_labels(phantom.labels, geometry.shape)
     crop = _cropped_chi(phantom.chi_ppm, geometry.shape) if set(kinds) - {"cell"} else torch.empty(0)
     truths: dict[TruthKind, Truth] = {}
     for kind in kinds:
@@ -236,14 +243,15 @@ def acquire(
     truth: TruthKind = "unrung",
     name: str = "phantom",
     effects: Effects = NO_EFFECTS,
-    with_frequency: bool = True,
+    complete: bool = True,
 ) -> tuple[Scan, Truth]:
     """Scan a phantom.
 
     The field of the (brain-only) chi and the signal are made on the phantom's grid and the complex signal is cropped in k-space, so dephasing
     within a voxel comes from the crop alone. Noise: complex Gaussian, one standard deviation for all echoes. Voxel 0 of scan and phantom lie at the
     same place; the scan's mask holds the voxels at least half filled by the brain. Scan.frequency_ppm is the weighted mean of phase differences
-    (`phase_difference_field`), None for a single echo or without `with_frequency`, which saves unwrapping where a fit does it again.
+    (`phase_difference_field`), None for a single echo. complete: False leaves out what training does not look at, the frequency map (a fit unwraps
+    again) and labels by majority (those of the nearest voxel of the phantom instead).
 
     Magnitude and phase are exactly 0 more than two voxels outside the brain: the challenge's releases hold noise in a thin rim only and zeros
     beyond, and methods that look at the whole volume should meet the same here.
@@ -261,7 +269,8 @@ def acquire(
     sigma = peak / acquisition.peak_snr
     signal = _noisy(signal, sigma, generator, brain, geometry, effects)
     mask = _scan_mask(brain, geometry, signal, effects)
-    target = make_truth(phantom, geometry, mask, truth)
+    labels = None if complete else nearest_labels(phantom.labels, geometry.shape)
+    target = make_truths(phantom, geometry, mask, (truth,), labels)[truth]
     # Not a product with the support: that would leave negative zeros, whose phase is pi.
     signal = torch.where(_support(brain), signal, torch.zeros((), dtype=signal.dtype, device=signal.device))
     scan = Scan(
@@ -272,7 +281,7 @@ def acquire(
         mask=mask,
         name=name,
     )
-    if with_frequency and len(acquisition.echo_times_s) > 1:
+    if complete and len(acquisition.echo_times_s) > 1:
         # The noise is known here, so it need not be estimated from the scan; a noiseless scan gets a token value.
         frequency = phase_difference_field(scan, sigma=max(sigma, 1e-6 * peak)).field_ppm
         if effects.wraps is not None:

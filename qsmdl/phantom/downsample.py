@@ -90,3 +90,12 @@ def _touched(matrix: Tensor, span: slice) -> slice:
     """The coarse voxels that share something with a span of fine ones."""
     rows = matrix[:, span].sum(1).nonzero()
     return slice(int(rows[0]), int(rows[-1]) + 1)
+
+
+def nearest_labels(labels: Tensor, shape: Shape) -> Tensor:
+    """The label at the centre of each coarse voxel [*shape]: faster than `coarse_labels`, and thin vessels break up."""
+    for axis, m in enumerate(shape):
+        n = labels.shape[axis]
+        nearest = (torch.arange(m, device=labels.device, dtype=torch.float64) * n / m).round().long().clamp_(max=n - 1)
+        labels = labels.index_select(axis, nearest)
+    return labels

@@ -278,7 +278,7 @@ def _whole_chain(depth: torch.Tensor, chi_ppm: float) -> torch.Tensor:
     chi = chi_ppm * (depth / voxel_mm + 0.5).clamp(0, 1) * mask
     body = Phantom(FINE, chi, ones, ones, 20 * ones, ones.to(torch.uint8), mask)
     acquisition = Acquisition(peak_snr=math.inf, shape=COARSE, echo_times_s=(0.003, 0.007, 0.011))
-    scan, _ = acquire(body, acquisition, torch.Generator(), truth="crop", with_frequency=False)
+    scan, _ = acquire(body, acquisition, torch.Generator(), truth="crop", complete=False)
     return fit_field(scan, sigma=1e-6).field_ppm.double()
 
 
@@ -337,6 +337,6 @@ def test_a_phantom_without_sources_has_a_truth_of_0() -> None:
 
 
 def test_a_scan_can_do_without_the_frequency() -> None:
-    scan, _ = acquire(smooth_phantom(), Acquisition(), torch.Generator().manual_seed(1), with_frequency=False)
+    scan, _ = acquire(smooth_phantom(), Acquisition(), torch.Generator().manual_seed(1), complete=False)
     assert scan.frequency_ppm is None
     assert torch.equal(scan.phase_rad, _acquire(smooth_phantom(), Acquisition())[0].phase_rad)

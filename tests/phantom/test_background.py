@@ -152,7 +152,7 @@ def test_it_is_a_field_of_position_not_of_the_grid() -> None:
 def _fitted(params: BackgroundParams) -> tuple[torch.Tensor, torch.Tensor]:
     """Field fitted to a scan of the phantom without susceptibility, and its magnitude."""
     acquisition = Acquisition(peak_snr=math.inf, shape=GRID.shape, echo_times_s=(0.003, 0.007))
-    scan, _ = acquire(ball_phantom(), acquisition, torch.Generator(), effects=Effects(background=params), truth="crop", with_frequency=False)
+    scan, _ = acquire(ball_phantom(), acquisition, torch.Generator(), effects=Effects(background=params), truth="crop", complete=False)
     return fit_field(scan, kind="total").field_ppm, scan.magnitude
 
 

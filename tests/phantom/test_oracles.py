@@ -76,7 +76,7 @@ for echo, te in enumerate((0.004, 0.028)):
     arrays = {"r1": phantom.r1_per_s, "r2": phantom.r2star_per_s, "m0": phantom.m0 * phantom.mask}
     theirs = _run(code, tmp_path, field=scaled, **{name: values.double().numpy() for name, values in arrays.items()})
     acquisition = Acquisition(echo_times_s=(0.004, 0.028), peak_snr=math.inf, shape=shape)
-    scan, _ = acquire(phantom, acquisition, torch.Generator(), truth="crop", with_frequency=False)
+    scan, _ = acquire(phantom, acquisition, torch.Generator(), truth="crop", complete=False)
     for echo in range(2):
         measured = torch.polar(scan.magnitude[echo], scan.phase_rad[echo])
         expected = torch.from_numpy(theirs[f"coarse{echo}"])

@@ -48,9 +48,9 @@ def phantom(geometry: Geometry = GRID) -> Phantom:
     return Phantom(geometry, 0.01 * torch.exp(-((radius / 5) ** 2)), ones, ones, 20 * ones, labels, radius < 12)
 
 
-def scan(effects: Effects, peak_snr: float = math.inf, *, with_frequency: bool = False) -> Scan:
+def scan(effects: Effects, peak_snr: float = math.inf, *, complete: bool = False) -> Scan:
     acquisition = Acquisition(echo_times_s=TIMES, peak_snr=peak_snr, shape=GRID.shape)
-    return acquire(phantom(), acquisition, torch.Generator().manual_seed(3), effects=effects, truth="crop", with_frequency=with_frequency)[0]
+    return acquire(phantom(), acquisition, torch.Generator().manual_seed(3), effects=effects, truth="crop", complete=complete)[0]
 
 
 def wrapped(phase: torch.Tensor) -> torch.Tensor:
@@ -191,7 +191,7 @@ def test_leftover_wraps_shift_the_fitted_field_as_a_refit_does(offset: bool) -> 
 
 def test_leftover_wraps_show_in_the_field_handed_out() -> None:
     """Weighted mean of differences to the first echo (Robinson et al. 2017), by hand for one voxel of each region; phases stay as they are."""
-    quiet, result = scan(Effects(), with_frequency=True), scan(Effects(wraps=WRAPS), with_frequency=True)
+    quiet, result = scan(Effects(), complete=True), scan(Effects(wraps=WRAPS), complete=True)
     assert torch.equal(quiet.phase_rad, result.phase_rad)
     turns = leftover_turns(WRAPS, result.mask, GRID, 3)
     assert quiet.frequency_ppm is not None

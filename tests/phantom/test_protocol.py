@@ -175,7 +175,7 @@ def test_a_phantom_is_turned_into_one_of_its_own_field_strength() -> None:
 @pytest.mark.parametrize("follows", [False, True])
 def test_one_switch_scales_the_decay(follows: bool) -> None:
     acquisition = Acquisition(peak_snr=math.inf, shape=(12, 14, 16), echo_times_s=(0.005, 0.025), relaxation_follows_field=follows)
-    scan, _ = acquire(_slab(3.0), acquisition, torch.Generator(), with_frequency=False)
+    scan, _ = acquire(_slab(3.0), acquisition, torch.Generator(), complete=False)
     rate = math.log(float(scan.magnitude[0, 3, 7, 8] / scan.magnitude[1, 3, 7, 8])) / 0.02
     assert rate == pytest.approx(40 * (r2star_factor(3.0) if follows else 1), rel=1e-3)
 
