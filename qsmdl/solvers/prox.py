@@ -12,7 +12,9 @@ _STILL_RAD = 1e-4
 def soft_threshold(v: Tensor, threshold: float | Tensor) -> Tensor:
     """For g = mu * ||threshold * z||_1: sign(v) max(|v| - threshold, 0), threshold >= 0 a number or a map that broadcasts to v."""
     if isinstance(threshold, Tensor):
-        return v - torch.minimum(torch.maximum(v, -threshold), threshold)
+        # One new volume: allocating them is what takes the time.
+        kept = torch.clamp(v, -threshold, threshold)
+        return torch.sub(v, kept, out=kept)
     return torch.nn.functional.softshrink(v, threshold)
 
 
