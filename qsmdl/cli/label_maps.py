@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qsmdl.cli.progress import stage
@@ -10,6 +9,7 @@ from qsmdl.data.recipe import Recipe
 from qsmdl.errors import InputError
 from qsmdl.io.label_map import read_label_map
 from qsmdl.io.label_table import read_label_table
+from qsmdl.io.nifti import nifti_files
 from qsmdl.phantom.label_atlas import LabelAtlas
 from qsmdl.validation import check_settings
 
@@ -39,7 +39,7 @@ class LabelMaps:
             return ()
         if self.folder is None:
             raise InputError("phantom.engine.kinds draws label maps, but data.label_maps.folder names none. Name one, or set kinds.label_map to 0.")
-        files = sorted(path for path in Path(self.folder).rglob("*") if path.name.endswith((".nii", ".nii.gz")) and path.is_file())
+        files = nifti_files(self.folder)
         if not files:
             raise InputError(f"{self.folder} (data.label_maps.folder) holds no .nii or .nii.gz file. Name the folder of the segmentations.")
         table = read_label_table(self.table)

@@ -20,7 +20,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.io.nifti import SUFFIXES, read_volume
+from qsmdl.io.nifti import nifti_files, read_volume
 
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -294,7 +294,7 @@ def fingerprint_folder(folder: Path | str) -> list[Fingerprint]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Name the folder that holds the training volumes (.nii or .nii.gz).")
-    paths = sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file() and not p.name.startswith("."))
+    paths = nifti_files(folder)
     if not paths:
         raise InputError(f"{folder} holds no .nii or .nii.gz file. Training volumes in other formats must be converted before they can be attested.")
     return [fingerprint for path in paths for fingerprint in fingerprint_file(path, path.relative_to(folder).as_posix())]

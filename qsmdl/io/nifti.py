@@ -36,6 +36,11 @@ class HeaderInfo:
     affine: np.ndarray
 
 
+def nifti_files(folder: Path | str) -> list[Path]:
+    """All NIfTI files in a folder and its sub-folders but hidden ones, in alphabetical order: what a training may read, and what is fingerprinted."""
+    return sorted(p for p in Path(folder).rglob("*") if p.name.endswith(SUFFIXES) and p.is_file() and not p.name.startswith("."))
+
+
 def find_nifti(folder: Path | str, stem: str) -> Path:
     """The file `stem.nii` or `stem.nii.gz` in a folder. Raises InputError: no such folder, neither file, or both of them."""
     folder = Path(folder)

@@ -66,3 +66,13 @@ def test_label_maps_that_are_not_there(folder, tmp_path):
         make_data(only_label_maps(folder, "data.label_maps.table=rc3"))
     # Not drawn, not read.
     assert make_data(config_with(f"data.label_maps.folder={tmp_path / 'empty'}")).atlases == ()
+
+
+def test_what_is_read_is_what_is_fingerprinted(folder):
+    """A hidden file is neither: a copy of a truth could not be slipped in unseen."""
+    (folder / "sub-1" / "aseg.nii.gz").rename(folder / "sub-1" / ".aseg.nii.gz")
+    config = only_label_maps(folder)
+    data = make_data(config)
+    record = begin_record(Guard.of(config), data, plain(config.network), Earlier())(1)
+    (source,) = [source for source in record["sources"] if source["kind"] == "folder"]
+    assert [atlas.name for atlas in data.atlases] == [volume["name"].split("/")[-1] for volume in source["volumes"]] == ["aseg.nii.gz"]
