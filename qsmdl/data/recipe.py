@@ -20,11 +20,12 @@ from qsmdl.phantom.effects import Effects
 from qsmdl.phantom.head import draw_head, render_head
 from qsmdl.phantom.label_atlas import LabelAtlas
 from qsmdl.phantom.protocol import ProtocolRanges
+from qsmdl.phantom.ranges import Range
+from qsmdl.phantom.switches import draw_direction
 from qsmdl.scan import Geometry, Phantom, Scan, Truth
 
 Stream = Literal["train", "validation", "test"]
 STREAMS: tuple[Stream, ...] = ("train", "validation", "test")
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,7 @@ def volume_seed(stream: Stream, seed: int, index: int) -> int:
 def _direction(rng: np.random.Generator, max_tilt_deg: float) -> tuple[float, float, float]:
     if max_tilt_deg == 0 or rng.random() < 0.5:
         return 0.0, 0.0, 1.0
-    cosine = rng.uniform(math.cos(math.radians(max_tilt_deg)), 1.0)  # uniform on the cap of the sphere
-    azimuth = rng.uniform(0, 2 * math.pi)
-    sine = math.sqrt(1 - cosine**2)
-    return sine * math.cos(azimuth), sine * math.sin(azimuth), cosine
+    return draw_direction(rng, max_tilt_deg)
 
 
 def draw_volume(

@@ -11,9 +11,9 @@ from qsmdl.phantom.head import render_head
 from qsmdl.phantom.label_atlas import LabelAtlas
 from qsmdl.phantom.label_maps import LabelMapParams, render_label_map
 from qsmdl.phantom.noise_texture import TextureNoiseParams, add_texture, render_noise_texture
-from qsmdl.phantom.outline import grid_axes
 from qsmdl.phantom.overlay import Layer, lay
 from qsmdl.phantom.params import HeadParams
+from qsmdl.phantom.sampling import grid_axes
 from qsmdl.phantom.texture import Maps
 from qsmdl.phantom.trees import vessel_layers
 from qsmdl.scan import Geometry, Phantom

@@ -18,6 +18,7 @@ from qsmdl.phantom.masking import drop_low_signal, erode, punch
 from qsmdl.phantom.offset import render_offset
 from qsmdl.phantom.phase_errors import add_flow, add_slab_noise, difference_wrap_error_ppm, drop_signal, leftover_turns
 from qsmdl.physics.fieldmap import phase_difference_field
+from qsmdl.physics.fourier import crop_kspace_of_box
 from qsmdl.physics.signal import add_noise, steady_state
 from qsmdl.physics.split_dipole import split_dipole_field
 from qsmdl.physics.unring import unring
@@ -116,22 +117,6 @@ def _brightness(phantom: Phantom, acquisition: Acquisition, box: Box) -> tuple[T
     return at_time_zero[box] * phantom.mask[box], peak
 
 
-def _crop(volume: Tensor, box: Box, fine: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """`crop_kspace` of a volume [x, y, z] that fills a box of a grid `fine` and is 0 elsewhere: each transform sees only the lines that cross the
-    box, which gives the same with half of the work or less.
-    """
-    spectrum = volume
-    for axis, (span, n, m) in enumerate(zip(box, fine, shape, strict=True)):
-        if spectrum.shape[axis] != n:
-            lines = spectrum.new_zeros([n if a == axis else k for a, k in enumerate(spectrum.shape)])
-            lines.narrow(axis, span.start, span.stop - span.start).copy_(spectrum)
-            spectrum = lines
-        spectrum = torch.fft.fft(spectrum, dim=axis)
-        spectrum = torch.cat((spectrum.narrow(axis, 0, (m + 1) // 2), spectrum.narrow(axis, n - m // 2, m // 2)), dim=axis)
-    cropped: Tensor = torch.fft.ifftn(spectrum)
-    return cropped.mul_(math.prod(shape) / math.prod(fine))
-
-
 def _echoes(phantom: Phantom, acquisition: Acquisition, shape: tuple[int, int, int], effects: Effects) -> tuple[Tensor, float]:
     """Noiseless complex echoes [echo, *shape] of the brain, and the peak that noise is measured by. One echo at a time is held on the fine grid, and
     only in the brain's box.
@@ -154,7 +139,7 @@ def _echoes(phantom: Phantom, acquisition: Acquisition, shape: tuple[int, int, i
     for echo, echo_time_s in zip(signal, acquisition.echo_times_s, strict=True):
         torch.mul(decay, -echo_time_s, out=weighted).exp_().mul_(magnitude)
         torch.mul(field, rad_per_ppm(geometry.b0_tesla, echo_time_s), out=phase).add_(offset)
-        echo.copy_(_crop(torch.polar(weighted, phase), box, geometry.shape, shape))
+        echo.copy_(crop_kspace_of_box(torch.polar(weighted, phase), box, geometry.shape, shape))
     if background is not None:
         _remove_background(signal, background, coarse_geometry(geometry, shape), acquisition)
     return signal, peak
@@ -173,7 +158,7 @@ def _cropped_chi(chi_ppm: Tensor, shape: Sequence[int]) -> Tensor:
     if not bool(sources.any()):
         return torch.zeros(tuple(shape), device=chi_ppm.device)
     box = mask_box(sources)
-    return _crop(chi_ppm[box], box, chi_ppm.shape, shape).real.contiguous()
+    return crop_kspace_of_box(chi_ppm[box], box, chi_ppm.shape, shape).real.contiguous()
 
 
 def check_truth(kind: str) -> None:

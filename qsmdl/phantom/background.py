@@ -15,9 +15,9 @@ from torch import Tensor
 
 from qsmdl.phantom.downsample import Box, cell_average, coarse_geometry
 from qsmdl.phantom.ranges import Range, check_probability, draw_count, draw_uniform
-from qsmdl.phantom.sampling import apply_separable, cubic_matrix
-from qsmdl.phantom.switches import Limits, Switch, Triple, checked_count, draw_direction, grid_axes
-from qsmdl.physics.fourier import fast_shape, irfft3, rfft3
+from qsmdl.phantom.sampling import apply_separable, cubic_matrix, grid_axes
+from qsmdl.phantom.switches import Limits, Switch, Triple, checked_count, draw_direction
+from qsmdl.physics.dipole import point_dipole_field
 from qsmdl.scan import LABELS, Geometry, Phantom
 
 SOURCE_GRID_MM = 2.0
@@ -176,29 +176,7 @@ def label_field(phantom: Phantom, grid: Geometry, air_ppm: float, bone_ppm: floa
     faces = torch.cat([phantom.labels.select(axis, end).flatten() for axis in range(3) for end in (0, -1)])
     beyond = air_ppm if 2 * int((faces == LABELS["air"]).sum()) > len(faces) else 0.0
     sources = cell_average(chi, grid.shape).masked_fill_(cell_average(phantom.mask, grid.shape) > 0, 0.0)
-    return dipole_sum(sources - beyond, grid)
-
-
-def dipole_sum(chi_ppm: Tensor, grid: Geometry) -> Tensor:
-    """Field in ppm at the voxel centres of a grid when each voxel acts as a point dipole at its own: chi V (3 cos^2 - 1) / (4 pi r^3).
-
-    Unlike the kernel that is exact in k-space it does not ring beside edges, so it is harmonic right up to the sources; nothing wraps around. A
-    constant chi makes a field from its outer faces alone.
-    """
-    padded = fast_shape([2 * n - 1 for n in grid.shape])
-    offsets = []
-    for n, size in zip(padded, grid.voxel_size_mm, strict=True):
-        index = torch.arange(n, dtype=torch.float32, device=chi_ppm.device)
-        offsets.append(torch.where(index < n / 2, index, index - n) * size)
-    x, y, z = offsets[0][:, None, None], offsets[1][:, None], offsets[2]
-    b = grid.b0_direction
-    square = x * x + y * y + z * z
-    square[0, 0, 0] = 1.0
-    kernel = (b[0] * x + b[1] * y + b[2] * z).square_().div_(square).mul_(3).sub_(1).div_(square.pow_(1.5))
-    kernel[0, 0, 0] = 0.0
-    spectrum = rfft3(kernel.mul_(math.prod(grid.voxel_size_mm) / (4 * math.pi))).mul_(rfft3(chi_ppm, padded))
-    field = irfft3(spectrum, padded)
-    return field[: grid.shape[0], : grid.shape[1], : grid.shape[2]].contiguous()
+    return point_dipole_field(sources - beyond, grid)
 
 
 def sphere_centres(sources: tuple[Source, ...], grid: Geometry, share: Tensor) -> Tensor:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.phantom.downsample import Box
 from qsmdl.phantom.outline import Triple, rotated_extent, rotation
 from qsmdl.scan import Geometry
 
 BodyKind = Literal["cuboid", "sphere", "ellipsoid", "tube"]
 BODY_KINDS: tuple[BodyKind, ...] = get_args(BodyKind)
-Box = tuple[slice, slice, slice]
 _THIN_VOXELS = 3.0
 
 

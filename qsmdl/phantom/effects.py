@@ -33,6 +33,7 @@ from qsmdl.phantom.phase_errors import (
     draw_slab,
     draw_wraps,
 )
+from qsmdl.phantom.ranges import as_tuples
 from qsmdl.phantom.switches import Blob
 
 _DRAW: dict[str, Any] = {
@@ -107,15 +108,11 @@ _PARAMS: dict[str, Any] = {
 _PARTS: dict[str, Any] = {"blobs": Blob, "sources": Source, "residual_sources": Source}
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
 def _thawed(values: dict[str, Any]) -> dict[str, Any]:
     made = {}
     for name, value in values.items():
         part = _PARTS.get(name)
-        made[name] = _tuples(value) if part is None else tuple(part(**{k: _tuples(v) for k, v in one.items()}) for one in value)
+        made[name] = as_tuples(value) if part is None else tuple(part(**{k: as_tuples(v) for k, v in one.items()}) for one in value)
     return made
 
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from qsmdl.phantom.cerebellum import paint_cerebellum
 from qsmdl.phantom.contrast import Contrast
 from qsmdl.phantom.cortex import Folding, make_folding, pial_distance
-from qsmdl.phantom.downsample import mask_box
+from qsmdl.phantom.downsample import Box, mask_box
 from qsmdl.phantom.envelope import LATTICE, Envelope, make_envelope
 from qsmdl.phantom.lesions import calcification_fraction
-from qsmdl.phantom.mosaic import Box, Mosaic
+from qsmdl.phantom.mosaic import Mosaic
 from qsmdl.phantom.nuclei import Painter, paint_inner_brain
 from qsmdl.phantom.params import HeadParams, draw_head
 from qsmdl.phantom.raster import tube_fraction

@@ -18,9 +18,8 @@ from qsmdl.phantom.deformation import Deformation, DeformationRanges, draw_defor
 from qsmdl.phantom.downsample import Box
 from qsmdl.phantom.label_atlas import LabelAtlas, closest_label
 from qsmdl.phantom.noise_texture import noise_lattice, power_law_noise
-from qsmdl.phantom.outline import grid_axes
 from qsmdl.phantom.ranges import Range, as_range, draw_uniform
-from qsmdl.phantom.sampling import Axes, apply_separable, seeded
+from qsmdl.phantom.sampling import Axes, apply_separable, grid_axes, seeded
 from qsmdl.scan import LABELS, Geometry, Phantom
 
 _SOFTEN_VOXELS = 0.6

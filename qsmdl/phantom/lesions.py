@@ -16,7 +16,7 @@ from qsmdl.errors import InputError
 from qsmdl.phantom.contrast import Contrast
 from qsmdl.phantom.downsample import Box
 from qsmdl.phantom.nuclei import Painter, around
-from qsmdl.phantom.ranges import Range, as_range, check_probability, draw_count, draw_log_uniform, draw_uniform
+from qsmdl.phantom.ranges import Range, as_range, as_tuples, check_probability, draw_count, draw_log_uniform, draw_uniform
 from qsmdl.phantom.shapes import Point, ellipsoid_depth
 
 LesionKind = Literal["calcification", "haemorrhage", "microbleed"]
@@ -185,12 +185,8 @@ class LesionParams:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "LesionParams":
         """The parameters that `as_dict` wrote (lists, as JSON makes them, become tuples again)."""
-        blobs = [{name: _as_tuple(value) for name, value in blob.items()} for blob in values["blobs"]]
-        return LesionParams(tuple(Blob(**blob) for blob in blobs), _as_tuple(values["iron_factor"]))
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+        blobs = [{name: as_tuples(value) for name, value in blob.items()} for blob in values["blobs"]]
+        return LesionParams(tuple(Blob(**blob) for blob in blobs), as_tuples(values["iron_factor"]))
 
 
 def _three(values: np.ndarray) -> Point:

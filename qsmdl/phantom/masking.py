@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from qsmdl.phantom.ranges import Range, check_probability, draw_count, draw_uniform
@@ -97,22 +98,14 @@ def draw_low_signal(ranges: LowSignalRanges, rng: np.random.Generator) -> LowSig
     return LowSignalParams(draw_uniform(rng, ranges.threshold)) if ranges.happens(rng) else None
 
 
-def distance_to_outside(mask: Tensor, voxel_size_mm: tuple[float, float, float], reach_mm: float) -> Tensor:
-    """Distance in mm from each voxel's centre to the nearest one outside the mask, where that is at most reach_mm (larger elsewhere): [x, y, z].
-
-    Exact and Euclidean, one axis after the other (Felzenszwalb and Huttenlocher 2012). Voxels beyond the grid count as inside.
+def distance_to_outside(mask: Tensor, voxel_size_mm: tuple[float, float, float]) -> Tensor:
+    """Distance in mm from each voxel's centre to that of the nearest one outside the mask: [x, y, z], 0 outside. Voxels beyond the grid do not
+    count; infinite where the mask fills it.
     """
-    far = (reach_mm + max(voxel_size_mm)) ** 2
-    square = torch.where(mask, far, 0.0)
-    for axis, (n, size) in enumerate(zip(mask.shape, voxel_size_mm, strict=True)):
-        best = square.clone()
-        for step in range(1, min(math.floor(reach_mm / size), n - 1) + 1):
-            cost = (step * size) ** 2
-            kept, other = best.narrow(axis, 0, n - step), best.narrow(axis, step, n - step)
-            torch.minimum(kept, square.narrow(axis, step, n - step) + cost, out=kept)
-            torch.minimum(other, square.narrow(axis, 0, n - step) + cost, out=other)
-        square = best
-    return square.sqrt_()
+    if bool(mask.all()):
+        return torch.full(mask.shape, math.inf, device=mask.device)
+    distance = ndimage.distance_transform_edt(mask.cpu().numpy(), sampling=voxel_size_mm)
+    return torch.from_numpy(distance).to(mask.device, torch.float32)
 
 
 def erode(mask: Tensor, geometry: Geometry, params: ErosionParams) -> Tensor:
@@ -120,7 +113,7 @@ def erode(mask: Tensor, geometry: Geometry, params: ErosionParams) -> Tensor:
     where less than half of the voxels would remain.
     """
     half = 0.5 * math.prod(geometry.voxel_size_mm) ** (1 / 3)
-    distance = distance_to_outside(mask, geometry.voxel_size_mm, params.depth_mm + half)
+    distance = distance_to_outside(mask, geometry.voxel_size_mm)
     inside = distance[mask]
     kept = mask & (distance >= params.depth_mm + half)
     if 2 * int(kept.sum()) < len(inside):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Box = tuple[slice, slice, slice]
+from qsmdl.phantom.downsample import Box
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.outline import OutlineParams, OutlineRanges, Triple, check_field_of_view, draw_outline, grid_axes, render_outline
+from qsmdl.phantom.outline import OutlineParams, OutlineRanges, Triple, check_field_of_view, draw_outline, render_outline
 from qsmdl.phantom.ranges import Range, as_range, check_probability, draw_log_uniform, draw_uniform
-from qsmdl.phantom.sampling import Axes, Lattice, band_noise, seeded
+from qsmdl.phantom.sampling import Axes, Lattice, band_noise, grid_axes, seeded
 from qsmdl.scan import LABELS, Geometry, Phantom
 
 _LIMIT = 3.0

@@ -7,8 +7,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from qsmdl.phantom.downsample import Box
 from qsmdl.phantom.envelope import LATTICE, Frame
-from qsmdl.phantom.mosaic import Box, Mosaic
+from qsmdl.phantom.mosaic import Mosaic
 from qsmdl.phantom.params import HeadParams
 from qsmdl.phantom.sampling import Axes, seeded, smooth_noise
 from qsmdl.phantom.shapes import Point, ellipsoid_depth, rotation_matrix, tube_depth

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.phantom.downsample import Box
 from qsmdl.phantom.ranges import Range, check_probability, draw_count, draw_uniform
-from qsmdl.phantom.switches import Box, Limits, Switch, evaluate_polynomial, grid_axes
+from qsmdl.phantom.sampling import grid_axes
+from qsmdl.phantom.switches import Limits, Switch, evaluate_polynomial
 from qsmdl.scan import Geometry
 
 Monomial = tuple[int, int, int]

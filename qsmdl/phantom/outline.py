@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qsmdl.errors import InputError
 from qsmdl.phantom.ranges import Range, as_range, draw_log_uniform, draw_uniform
-from qsmdl.phantom.sampling import Axes, Lattice, band_noise, seeded
+from qsmdl.phantom.sampling import Axes, Lattice, band_noise, grid_axes, seeded
 from qsmdl.scan import Geometry
 
 Triple = tuple[float, float, float]
@@ -23,12 +23,6 @@ _FILL = 0.96
 _BUMP_LIMIT = 2.5
 """The surface's noise is clamped at this many standard deviations."""
 _STREAM = 200
-
-
-def grid_axes(geometry: Geometry) -> Axes:
-    """Positions of the voxels along x, y, z in mm; voxel 0 sits at -FOV/2 (the convention of the k-space crop, see `sampling.head_axes`)."""
-    x, y, z = (torch.arange(n, dtype=torch.float32) * v - n * v / 2 for n, v in zip(geometry.shape, geometry.voxel_size_mm, strict=True))
-    return x, y, z
 
 
 def rotation(angles_deg: Sequence[float]) -> Rotation:

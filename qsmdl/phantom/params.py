@@ -7,7 +7,7 @@ import numpy as np
 
 from qsmdl.errors import InputError
 from qsmdl.phantom.contrast import Contrast, ContrastName, draw_contrast
-from qsmdl.phantom.ranges import Range, as_range
+from qsmdl.phantom.ranges import Range, as_range, as_tuples
 
 Triple = tuple[float, float, float]
 N_NUCLEI = 14
@@ -78,12 +78,8 @@ class HeadParams:
         known = {f.name for f in fields(HeadParams)}
         if unknown := sorted(set(values) - known):
             raise InputError(f"head parameters hold unknown names {unknown}; known are {sorted(known)}.")
-        plain = {name: _as_tuple(value) for name, value in values.items() if name != "contrast"}
+        plain = {name: as_tuples(value) for name, value in values.items() if name != "contrast"}
         return HeadParams(contrast=Contrast(**values["contrast"]), **plain)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def _triple(values: np.ndarray) -> Triple:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.phantom.downsample import Box
 from qsmdl.phantom.ranges import Range, check_probability, draw_count, draw_log_uniform, draw_uniform
-from qsmdl.phantom.sampling import seeded
-from qsmdl.phantom.switches import Blob, Box, Limits, Switch, blob_fraction, checked_count, draw_blob, draw_seed, grid_axes, place, plane_waves
+from qsmdl.phantom.sampling import grid_axes, seeded
+from qsmdl.phantom.switches import Blob, Limits, Switch, blob_fraction, checked_count, draw_blob, draw_seed, place, plane_waves
 from qsmdl.physics.fieldmap import fit_line
 from qsmdl.physics.noise import phase_information
 from qsmdl.scan import LABELS, FieldMap, Geometry, Phantom, Scan

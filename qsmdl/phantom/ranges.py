@@ -21,6 +21,11 @@ def as_range(name: str, value: Any, *, low: float = -math.inf, high: float = mat
     return ends[0], ends[1]
 
 
+def as_tuples(value: Any) -> Any:
+    """Lists, as JSON makes them of tuples, turned back, nested ones too; everything else as it is."""
+    return tuple(as_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
 def check_probability(name: str, value: float) -> float:
     """A probability as a float. Raises InputError outside 0 ... 1."""
     if not 0 <= value <= 1:

@@ -41,6 +41,14 @@ def head_axes(geometry: Geometry) -> Axes:
     return x, y, z
 
 
+def grid_axes(geometry: Geometry, device: torch.device | None = None) -> Axes:
+    """Positions of the voxels along x, y, z in scanner millimetres, 0 at the middle of the field of view; voxel 0 at -FOV/2 (see `head_axes`)."""
+    x, y, z = (
+        torch.arange(n, dtype=torch.float32, device=device) * v - n * v / 2 for n, v in zip(geometry.shape, geometry.voxel_size_mm, strict=True)
+    )
+    return x, y, z
+
+
 def cubic_matrix(positions: Tensor, n_samples: int) -> Tensor:
     """Matrix [positions, n_samples] of Catmull-Rom interpolation at fractional indices (Keys 1981), clamped at the ends."""
     clamped = positions.double().clamp(0, n_samples - 1)

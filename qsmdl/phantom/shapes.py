@@ -22,6 +22,11 @@ def rotation_matrix(angles_deg: Sequence[float]) -> Tensor:
     return about_z @ about_y @ about_x
 
 
+def unit_vectors(vectors: Tensor) -> Tensor:
+    """Vectors [..., 3] divided by their lengths; 0 stays 0."""
+    return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-6)
+
+
 def column(values: Sequence[float], like: Tensor) -> Tensor:
     """Three numbers shaped to combine with positions [3, ...]."""
     return torch.tensor(tuple(values), dtype=like.dtype).reshape(3, *([1] * (like.ndim - 1)))

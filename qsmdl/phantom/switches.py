@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.phantom.downsample import Box
 from qsmdl.phantom.ranges import Range, as_range, check_probability, draw_log_uniform, draw_uniform
-from qsmdl.phantom.sampling import Axes
+from qsmdl.phantom.sampling import grid_axes
 from qsmdl.phantom.shapes import ellipsoid_depth
 from qsmdl.scan import Geometry
 
 Triple = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
 Limits = dict[str, tuple[float, float, str]]
 
 
@@ -71,14 +71,6 @@ def draw_blob(rng: np.random.Generator, radius_mm: Range, surface_share: float =
     radius, on_surface = draw_log_uniform(rng, radius_mm), bool(rng.random() < surface_share)
     x, y, z = (radius * draw_uniform(rng, (0.7, 1.3)) for _ in range(3))
     return Blob((float(rng.random()), float(rng.random()), float(rng.random())), (x, y, z), on_surface)
-
-
-def grid_axes(geometry: Geometry, device: torch.device) -> Axes:
-    """Positions of the voxels along x, y, z in scanner millimetres from the middle of the field of view; voxel 0 at -FOV / 2 on every grid."""
-    x, y, z = (
-        torch.arange(n, dtype=torch.float32, device=device) * v - n * v / 2 for n, v in zip(geometry.shape, geometry.voxel_size_mm, strict=True)
-    )
-    return x, y, z
 
 
 def inside_point(mask: Tensor, geometry: Geometry, rank: Triple) -> Triple:

@@ -18,7 +18,7 @@ from qsmdl.phantom.overlay import Layer, box_between
 from qsmdl.phantom.placing import Region
 from qsmdl.phantom.ranges import Range, as_range, check_probability, draw_count, draw_log_uniform, draw_uniform
 from qsmdl.phantom.sampling import Axes, Lattice, apply_separable, seeded
-from qsmdl.phantom.shapes import Point
+from qsmdl.phantom.shapes import Point, unit_vectors
 from qsmdl.phantom.threads import exact_fraction
 from qsmdl.phantom.vessels import Tubes, with_bulbs
 
@@ -169,22 +169,18 @@ class _Dice:
         return torch.rand(shape, generator=self.generator, device="cpu").to(self.device)
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-6)
-
-
 def _walk(start: Tensor, heading: Tensor, radius: Tensor, params: VesselParams, wall: _Wall, dice: _Dice) -> tuple[Tensor, Tensor]:
     """Branches [n, points, 3] from starts [n, 3], and their last headings; pushed back where they come near the wall."""
     step = params.length_ratio * radius / _STEPS * (0.7 + 0.6 * dice.uniform(len(radius)))
     margin = radius.clamp_min(_CLOSEST_MM)
     path, position = [start], start
     for _ in range(_STEPS):
-        heading = _unit(heading + params.tortuosity_rad * step.sqrt()[:, None] * dice.normal(len(radius), 3))
+        heading = unit_vectors(heading + params.tortuosity_rad * step.sqrt()[:, None] * dice.normal(len(radius), 3))
         free = position + step[:, None] * heading
         depth, inward = wall.read(free)
         moved = free + ((margin - depth).clamp_min(0)[:, None]) * inward
         # Pushed vessels go on along the wall, not into it again and again.
-        heading = _unit(0.5 * heading + 0.5 * _unit(moved - position))
+        heading = unit_vectors(0.5 * heading + 0.5 * unit_vectors(moved - position))
         position = moved
         path.append(position)
     return torch.stack(path, 1), heading
@@ -195,7 +191,7 @@ def _fork(heading: Tensor, radius: Tensor, asymmetry: float, dice: _Dice) -> tup
     share = 0.5 + 2 * (asymmetry - 0.5) * dice.uniform(len(radius))
     share = share.clamp_(max=0.999)
     larger, smaller = radius * share ** (1 / 3), radius * (1 - share) ** (1 / 3)
-    aside = _unit(torch.linalg.cross(heading, dice.normal(len(radius), 3)))
+    aside = unit_vectors(torch.linalg.cross(heading, dice.normal(len(radius), 3)))
     headings = []
     for own, other, side in ((larger, smaller, 1.0), (smaller, larger, -1.0)):
         cosine = ((radius**4 + own**4 - other**4) / (2 * radius**2 * own**2)).clamp(-1, 1)
@@ -213,7 +209,7 @@ def grow_tree(params: VesselParams, mask: Tensor, axes: Axes) -> list[Tubes]:
     wall, dice = _Wall.of(region), _Dice(params.seed, axes[0].device)
     start = torch.tensor([region.locate(place) for place in params.places], device=dice.device)
     radius = torch.tensor(params.radius_mm, device=dice.device)
-    heading = _unit(dice.normal(len(radius), 3))
+    heading = unit_vectors(dice.normal(len(radius), 3))
     tubes: list[Tubes] = []
     for generation in range(params.generations + 1):
         if generation > 0:

@@ -18,6 +18,7 @@ from qsmdl.phantom.envelope import LATTICE, Envelope
 from qsmdl.phantom.params import HeadParams
 from qsmdl.phantom.ranges import Range, as_range, check_probability, draw_log_uniform, draw_uniform
 from qsmdl.phantom.sampling import cubic_matrix, seeded
+from qsmdl.phantom.shapes import unit_vectors
 
 _STEP_MM = 1.5
 
@@ -146,19 +147,15 @@ def _sagittal_sinus(envelope: Envelope, generator: torch.Generator) -> Tubes:
     return Tubes(smoothed[None], radius[None])
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-6)
-
-
 def _walk(
     start: Tensor, heading: Tensor, n_steps: int, turn: float, generator: torch.Generator, correct: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Persistent random walks [vessel, n_steps, 3]; correct(position, heading) returns the next position after a free step."""
     path, position = [start], start
     for _ in range(n_steps - 1):
-        heading = _unit(heading + turn * torch.randn(heading.shape, generator=generator))
+        heading = unit_vectors(heading + turn * torch.randn(heading.shape, generator=generator))
         moved = correct(position + _STEP_MM * heading, heading)
-        heading = _unit(0.5 * heading + 0.5 * _unit(moved - position))
+        heading = unit_vectors(0.5 * heading + 0.5 * unit_vectors(moved - position))
         position = moved
         path.append(position)
     return torch.stack(path, 1)
@@ -166,7 +163,7 @@ def _walk(
 
 def _normals(field: Tensor, points: Tensor) -> Tensor:
     """Unit gradient of a lattice field at points [..., 3]."""
-    return _unit(LATTICE.read_points(field, points).movedim(0, -1))
+    return unit_vectors(LATTICE.read_points(field, points).movedim(0, -1))
 
 
 def _taper(n_vessels: int, n_points: int, first: Tensor, last: float) -> Tensor:
@@ -186,7 +183,7 @@ def _cortical_veins(
     entry = torch.randint(8, 84, (n,), generator=generator)
     side = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0)
     start = sinus.points_mm[0, entry]
-    heading = _unit(torch.stack((side, 0.7 * torch.randn(n, generator=generator), torch.full((n,), -0.3)), -1))
+    heading = unit_vectors(torch.stack((side, 0.7 * torch.randn(n, generator=generator), torch.full((n,), -0.3)), -1))
     first = params.vein_radius_mm * (0.7 + 0.6 * torch.rand(n, generator=generator))
     trunks = _walk(start, heading, 44, 0.22 * winding, generator, stay_on_hull)
     trunk_radii = _taper(n, 44, first, 0.35)
@@ -210,8 +207,8 @@ def _branches(
     node = torch.randint(4, length - 4, (n, per_trunk), generator=generator)
     rows = torch.arange(n)[:, None].expand_as(node)
     start = trunks[rows, node].reshape(-1, 3)
-    along = _unit(trunks[rows, node + 1] - trunks[rows, node]).reshape(-1, 3)
-    heading = _unit(along + torch.randn(along.shape, generator=generator))
+    along = unit_vectors(trunks[rows, node + 1] - trunks[rows, node]).reshape(-1, 3)
+    heading = unit_vectors(along + torch.randn(along.shape, generator=generator))
     points = _walk(start, heading, n_steps, 0.3 * winding, generator, correct)
     return points, _taper(len(points), n_steps, 0.7 * radii[rows, node].reshape(-1), 0.25)
 
@@ -234,7 +231,7 @@ def _medullary_veins(params: HeadParams, style: VeinStyle, envelope: Envelope, g
     y = -40 + 66 * torch.rand(n, generator=generator)
     start = torch.stack((side * (12 + 0.005 * (y - 5) ** 2), y, 19 - 0.006 * (y + 5) ** 2), -1)
     up = 0.2 + 1.1 * torch.rand(n, generator=generator)
-    heading = _unit(torch.stack((side, 0.012 * (y + 8) + 0.15 * torch.randn(n, generator=generator), up), -1))
+    heading = unit_vectors(torch.stack((side, 0.012 * (y + 8) + 0.15 * torch.randn(n, generator=generator), up), -1))
     points = _walk(start, heading, 16, 0.12 * style.tortuosity_factor, generator, lambda position, _: position)
     first = 0.25 + 0.25 * torch.rand(n, generator=generator)
     return Tubes(envelope.frame.head(points), _taper(n, 16, first, 0.15))

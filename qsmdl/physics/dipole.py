@@ -1,5 +1,6 @@
 """The dipole operator: the field that a susceptibility map makes."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -110,3 +111,25 @@ class Dipole(LinearOperator):
     def H(self) -> LinearOperator:  # noqa: N802
         """The operator itself: its kernel is real and even, and cropping is the adjoint of padding."""
         return self
+
+
+def point_dipole_field(chi_ppm: Tensor, geometry: Geometry) -> Tensor:
+    """Field in ppm at the voxel centres of a grid when each voxel acts as a point dipole at its own: chi V (3 cos^2 - 1) / (4 pi r^3).
+
+    Unlike the kernel that is exact in k-space it does not ring beside edges, so it is harmonic right up to the sources; nothing wraps around. A
+    constant chi makes a field from its outer faces alone.
+    """
+    padded = fast_shape([2 * n - 1 for n in geometry.shape])
+    offsets = []
+    for n, size in zip(padded, geometry.voxel_size_mm, strict=True):
+        index = torch.arange(n, dtype=torch.float32, device=chi_ppm.device)
+        offsets.append(torch.where(index < n / 2, index, index - n) * size)
+    x, y, z = offsets[0][:, None, None], offsets[1][:, None], offsets[2]
+    b = geometry.b0_direction
+    square = x * x + y * y + z * z
+    square[0, 0, 0] = 1.0
+    kernel = (b[0] * x + b[1] * y + b[2] * z).square_().div_(square).mul_(3).sub_(1).div_(square.pow_(1.5))
+    kernel[0, 0, 0] = 0.0
+    spectrum = rfft3(kernel.mul_(math.prod(geometry.voxel_size_mm) / (4 * math.pi))).mul_(rfft3(chi_ppm, padded))
+    field = irfft3(spectrum, padded)
+    return field[: geometry.shape[0], : geometry.shape[1], : geometry.shape[2]].contiguous()

@@ -104,11 +104,22 @@ def crop_kspace(volume: Tensor, shape: Sequence[int]) -> Tensor:
     old = tuple(volume.shape[-3:])
     if any(m > n or m < 1 for n, m in zip(old, shape, strict=True)):
         raise InputError(f"Cannot crop k-space of {old} to {tuple(shape)}: each axis must have between 1 and as many voxels as before.")
+    whole = slice(0, old[0]), slice(0, old[1]), slice(0, old[2])
+    return crop_kspace_of_box(volume if volume.is_complex() or volume.dtype == torch.float64 else volume.float(), whole, old, shape)
+
+
+def crop_kspace_of_box(volume: Tensor, box: Sequence[slice], fine: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """`crop_kspace` of a volume [..., x, y, z] that fills a box of a grid `fine` and is 0 elsewhere: each transform sees only the lines that cross
+    the box, which gives the same with half of the work or less.
+    """
+    spectrum = volume
     # Axis by axis: each transform shrinks the array before the next one works on it.
-    spectrum = volume if volume.is_complex() or volume.dtype == torch.float64 else volume.float()
-    for axis, n, m in zip(XYZ, old, shape, strict=True):
+    for axis, span, n, m in zip(XYZ, box, fine, shape, strict=True):
+        if spectrum.shape[axis] != n:
+            lines = spectrum.new_zeros([n if a == spectrum.ndim + axis else k for a, k in enumerate(spectrum.shape)])
+            lines.narrow(axis, span.start, span.stop - span.start).copy_(spectrum)
+            spectrum = lines
         spectrum = torch.fft.fft(spectrum, dim=axis)
-        low, high = _kept(n, m)
-        spectrum = torch.cat([spectrum.narrow(axis, s.start, s.stop - s.start) for s in (low, high)], dim=axis)
-    cropped: Tensor = torch.fft.ifftn(spectrum, dim=XYZ) * (math.prod(shape) / math.prod(old))
-    return cropped
+        spectrum = torch.cat([spectrum.narrow(axis, s.start, s.stop - s.start) for s in _kept(n, m)], dim=axis)
+    cropped: Tensor = torch.fft.ifftn(spectrum, dim=XYZ)
+    return cropped.mul_(math.prod(shape) / math.prod(fine))

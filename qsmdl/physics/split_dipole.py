@@ -27,7 +27,7 @@ def split_dipole_field(chi_ppm: Tensor, voxel_size_mm: Sequence[float], b0_direc
     D (1 - G) chi, reaches no further than the Gaussian, and needs a margin in place of padding; the rest, D G chi, is smooth, and a grid with a third
     of the samples along each axis carries it, padded by `padding` and evaluated on the fine grid by its trigonometric interpolant. The same as
     `Dipole` with this padding, with a quarter of its transforms; the rms difference is 3e-4 of the field for B0 along an axis and 1e-3 for an oblique
-    one, where D jumps across the edge of k-space and each grid rings in its own way.
+    one (3e-3 for a source with white noise), where D jumps across the edge of k-space and each grid rings in its own way.
 
     Raises InputError for other than three axes or a padding below 1.
     """

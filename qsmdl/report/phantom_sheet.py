@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from qsmdl.errors import InputError
 from qsmdl.io.files import atomic_path
+from qsmdl.phantom.ranges import Range
 from qsmdl.scan import Scan, Truth
 
 _COLUMNS = 5
 _WINDOW_PPM = 0.2
 _PERCENTILE = 99.5
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

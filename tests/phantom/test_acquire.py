@@ -9,12 +9,12 @@ import torch
 from analytic import cylinder_field, positions, sphere_field
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.acquire import Acquisition, _crop, _field, acquire, make_truth, make_truths, scan_grid
+from qsmdl.phantom.acquire import Acquisition, _field, acquire, make_truth, make_truths, scan_grid
 from qsmdl.phantom.downsample import cell_average, mask_box
 from qsmdl.phantom.head import draw_head, render_head
 from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.fieldmap import fit_field
-from qsmdl.physics.fourier import crop_kspace
+from qsmdl.physics.fourier import crop_kspace, crop_kspace_of_box
 from qsmdl.physics.signal import add_noise, multi_echo_signal, steady_state
 from qsmdl.scan import LABELS, Geometry, Phantom, Scan, Truth
 from qsmdl.units import rad_per_ppm
@@ -229,8 +229,8 @@ def test_cropping_a_box_is_cropping_the_whole(shape: tuple[int, int, int]) -> No
     box = (slice(3, 12), slice(0, 17), slice(5, 15))
     whole = torch.zeros((16, 20, 15), dtype=torch.complex64)
     whole[box] = torch.randn((9, 17, 10), dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(_crop(whole[box], box, (16, 20, 15), shape), crop_kspace(whole, shape), atol=1e-6)
-    assert torch.allclose(_crop(whole.real[box], box, (16, 20, 15), shape), crop_kspace(whole.real, shape), atol=1e-6)
+    assert torch.allclose(crop_kspace_of_box(whole[box], box, (16, 20, 15), shape), crop_kspace(whole, shape), atol=1e-6)
+    assert torch.allclose(crop_kspace_of_box(whole.real[box], box, (16, 20, 15), shape), crop_kspace(whole.real, shape), atol=1e-6)
 
 
 def test_the_crop_keeps_the_energy_of_the_frequencies_that_it_keeps() -> None:
@@ -244,7 +244,7 @@ def test_the_crop_keeps_the_energy_of_the_frequencies_that_it_keeps() -> None:
         inside = (k >= -(m // 2)) & (k <= (m - 1) // 2)
         kept &= inside.reshape([-1 if a == axis else 1 for a in range(3)])
     whole = (slice(0, 18), slice(0, 20), slice(0, 15))
-    energy = float(_crop(volume, whole, fine, shape).abs().square().mean())
+    energy = float(crop_kspace_of_box(volume, whole, fine, shape).abs().square().mean())
     assert energy == pytest.approx(float(spectrum[kept].abs().square().sum()), rel=1e-5)
 
 

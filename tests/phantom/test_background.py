@@ -24,7 +24,7 @@ from qsmdl.phantom.background import (
     sphere_centres,
 )
 from qsmdl.phantom.effects import Effects
-from qsmdl.phantom.switches import grid_axes
+from qsmdl.phantom.sampling import grid_axes
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import LABELS, Geometry, Phantom
 

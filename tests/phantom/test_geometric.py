@@ -12,7 +12,8 @@ from qsmdl.errors import InputError
 from qsmdl.phantom.bodies import BODY_KINDS, Body, BodyKind, body_fraction
 from qsmdl.phantom.downsample import cell_average
 from qsmdl.phantom.geometric import PaintedBody, ShapeParams, ShapeRanges, draw_shapes, render_shapes
-from qsmdl.phantom.outline import OutlineParams, OutlineRanges, draw_outline, draw_rotation, grid_axes, render_outline, rotation
+from qsmdl.phantom.outline import OutlineParams, OutlineRanges, draw_outline, draw_rotation, render_outline, rotation
+from qsmdl.phantom.sampling import grid_axes
 from qsmdl.scan import LABELS, Geometry
 
 VIEW = (70.0, 66.0, 72.0)

@@ -15,7 +15,7 @@ from qsmdl.phantom.deformation import Deformation, DeformationRanges, draw_defor
 from qsmdl.phantom.downsample import cell_average
 from qsmdl.phantom.label_atlas import LabelAtlas, closest_label
 from qsmdl.phantom.label_maps import LabelMapParams, LabelMapRanges, LabelRow, draw_label_map, render_label_map
-from qsmdl.phantom.outline import grid_axes
+from qsmdl.phantom.sampling import grid_axes
 from qsmdl.scan import LABELS, Geometry, Phantom
 
 STILL = DeformationRanges(flip_probability=0, rotation_deg=(0, 0), scale=(1, 1), offset_mm=(0, 0), warp_probability=0)

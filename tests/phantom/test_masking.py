@@ -22,7 +22,8 @@ from qsmdl.phantom.masking import (
     erode,
     punch,
 )
-from qsmdl.phantom.switches import Blob, grid_axes, inside_point, surface_point
+from qsmdl.phantom.sampling import grid_axes
+from qsmdl.phantom.switches import Blob, inside_point, surface_point
 from qsmdl.scan import Geometry
 
 GRID = Geometry((40, 33, 36), (1.1, 1.4, 1.2))
@@ -44,7 +45,7 @@ def test_distances_equal_brute_force() -> None:
     every = torch.cartesian_prod(*(torch.arange(n) for n in mask.shape)) * size
     outside = (~mask).nonzero() * size
     expected = torch.cdist(every, outside, compute_mode="donot_use_mm_for_euclid_dist").amin(1).reshape(mask.shape)
-    distance = distance_to_outside(mask, (1.0, 1.5, 0.8), 3.0)
+    distance = distance_to_outside(mask, (1.0, 1.5, 0.8))
     near = expected <= 3.0
     assert 0.3 < float(near.float().mean()) < 1
     assert torch.allclose(distance[near], expected[near], atol=1e-5)
@@ -143,3 +144,9 @@ def test_draws_lie_in_their_ranges_and_off_means_none() -> None:
 def test_bad_ranges_are_refused(kind: type, settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         kind(**settings)
+
+
+def test_a_mask_that_fills_its_grid_has_no_surface() -> None:
+    whole = torch.ones((6, 7, 8), dtype=torch.bool)
+    assert bool(torch.isinf(distance_to_outside(whole, (1.0, 1.0, 1.0))).all())
+    assert torch.equal(erode(whole, Geometry((6, 7, 8)), ErosionParams(2.0)), whole)

@@ -23,8 +23,8 @@ from qsmdl.phantom.noise_texture import (
     render_noise_texture,
     texture_fields,
 )
-from qsmdl.phantom.outline import OutlineParams, grid_axes
-from qsmdl.phantom.sampling import Lattice, seeded
+from qsmdl.phantom.outline import OutlineParams
+from qsmdl.phantom.sampling import Lattice, grid_axes, seeded
 from qsmdl.scan import LABELS, Geometry, Phantom
 
 VIEW = (60.0, 63.0, 64.0)
