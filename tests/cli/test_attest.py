@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from refused_commands import fails
 
 from qsmdl.cli.attest import declare
 from qsmdl.cli.main import main
@@ -34,13 +35,6 @@ def volumes(tmp_path):
     values[6:27, 5:36, 7:35] = np.random.default_rng(0).normal(0, 0.05, (21, 31, 28))
     write_volume(tmp_path / "mine" / "a.nii.gz", values, voxel_size_mm=(5.0, 5.0, 5.0))
     return tmp_path / "mine"
-
-
-def fails(capsys, *words):
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    assert stop.value.code == 2
-    return capsys.readouterr().err.replace("\n", " ")
 
 
 def test_an_old_card_is_given_its_record(weights, tmp_path, capsys):
