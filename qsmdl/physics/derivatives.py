@@ -38,9 +38,9 @@ class Gradient(LinearOperator):
                 component.div_(size)
         return out
 
-    def apply_adjoint(self, y: Tensor) -> Tensor:
-        """Minus the divergence of y [..., 3, x, y, z]."""
-        result = y.new_zeros((*y.shape[:-4], *y.shape[-3:]))
+    def apply_adjoint(self, y: Tensor, out: Tensor | None = None) -> Tensor:
+        """Minus the divergence of y [..., 3, x, y, z], written to `out` where one is given."""
+        result = y.new_zeros((*y.shape[:-4], *y.shape[-3:])) if out is None else out.zero_()
         for axis, size in enumerate(self.voxel_size_mm):
             self.add_difference_adjoint(y.select(-4, axis), axis, result, 1 / size)
         return result
@@ -97,9 +97,9 @@ class SymmetricGradient(LinearOperator):
             component.mul_(math.sqrt(0.5) / sizes[a]).add_(other, alpha=math.sqrt(0.5) / sizes[b])
         return out
 
-    def apply_adjoint(self, y: Tensor) -> Tensor:
-        """Minus the divergence of a field of symmetric matrices [..., 6, x, y, z]."""
-        out = y.new_zeros((*y.shape[:-4], 3, *y.shape[-3:]))
+    def apply_adjoint(self, y: Tensor, out: Tensor | None = None) -> Tensor:
+        """Minus the divergence of a field of symmetric matrices [..., 6, x, y, z], written to `out` where one is given."""
+        out = y.new_zeros((*y.shape[:-4], 3, *y.shape[-3:])) if out is None else out.zero_()
         sizes = self.gradient.voxel_size_mm
         for axis in range(3):
             self.gradient.add_difference_adjoint(y.select(-4, axis), axis, out.select(-4, axis), 1 / sizes[axis])

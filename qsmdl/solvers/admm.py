@@ -16,12 +16,13 @@ OnStep = Callable[[int, float], None]
 @dataclass(frozen=True, slots=True)
 class Term:
     """One term g(K x). forward: x -> K x, a new tensor; prox: v -> argmin_z g(z) + mu/2 ||z - v||^2, a new tensor, with mu known to it; start: the
-    first target z - s (its dual starts at 0).
+    first target z - s (its dual starts at 0). rest, where it is cheaper: v, out -> v - prox(v), written to out.
     """
 
     forward: Callable[[Tensor], Tensor]
     prox: Callable[[Tensor], Tensor]
     start: Tensor
+    rest: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(slots=True)
@@ -68,6 +69,10 @@ def admm(
     def advance(x: Tensor) -> None:
         for i, term in enumerate(terms):
             v = term.forward(x).add_(duals[i])
+            if term.rest is not None and (penalty is None or i > 0):
+                # The next dual is v - z, and the next target z - (v - z): no new volumes.
+                targets[i] = v.sub_(term.rest(v, duals[i]), alpha=2)
+                continue
             z = term.prox(v)
             v.sub_(z)
             if penalty is not None and i == 0:
@@ -79,7 +84,8 @@ def admm(
         advance(start)
     x, before = solve(targets), start
     for step in range(1, n_iterations + 1):
-        change = relative_change(x, before)
+        # The x of the step before is not needed again, except where it is the caller's.
+        change = relative_change(x, before, spent=before is not start)
         curve.append(change)
         if not math.isfinite(change):
             raise InputError(
@@ -100,12 +106,14 @@ def continued(on_step: OnStep | None, n_before: int) -> OnStep | None:
     return None if on_step is None else lambda step, value: on_step(n_before + step, value)
 
 
-def relative_change(x: Tensor, before: Tensor | None) -> float:
-    """||x - before|| / ||x||; 1 for the first x, so that a start of 0 is not taken for the end; 0 where both are 0."""
+def relative_change(x: Tensor, before: Tensor | None, *, spent: bool = False) -> float:
+    """||x - before|| / ||x||; 1 for the first x, so that a start of 0 is not taken for the end; 0 where both are 0. spent: `before` may be
+    overwritten.
+    """
     norm = float(torch.linalg.vector_norm(x))
     if before is None:
         return 1.0 if math.isfinite(norm) else norm
-    distance = float(torch.linalg.vector_norm(x - before))
+    distance = float(torch.linalg.vector_norm(before.sub_(x) if spent else x - before))
     return distance / norm if norm > 0 else distance
 
 

@@ -1,6 +1,7 @@
 """Proximal maps: argmin_z g(z) + mu/2 ||z - v||^2 for the terms that solvers are made of, voxel by voxel."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,13 +10,26 @@ _STILL_RAD = 1e-4
 """Newton steps below this, in rad, end the search for a phase."""
 
 
-def soft_threshold(v: Tensor, threshold: float | Tensor) -> Tensor:
-    """For g = mu * ||threshold * z||_1: sign(v) max(|v| - threshold, 0), threshold >= 0 a number or a map that broadcasts to v."""
+Threshold = float | Tensor | Sequence[float]
+"""A number, a map that broadcasts to what it cuts, or one number for each v[i]; not negative."""
+
+
+def soft_threshold(v: Tensor, threshold: Threshold) -> Tensor:
+    """For g = mu * ||threshold * z||_1: sign(v) max(|v| - threshold, 0)."""
+    kept = clip(v, threshold, torch.empty_like(v))
+    return torch.sub(v, kept, out=kept)
+
+
+def clip(v: Tensor, threshold: Threshold, out: Tensor) -> Tensor:
+    """What `soft_threshold` takes off: v cut to [-threshold, threshold], written to `out`, which is returned."""
     if isinstance(threshold, Tensor):
-        # One new volume: allocating them is what takes the time.
-        kept = torch.clamp(v, -threshold, threshold)
-        return torch.sub(v, kept, out=kept)
-    return torch.nn.functional.softshrink(v, threshold)
+        return torch.clamp(v, -threshold, threshold, out=out)
+    if isinstance(threshold, Sequence):
+        # Numbers one by one: bounds that broadcast take twice as long.
+        for component, bound, place in zip(v, threshold, out, strict=True):
+            torch.clamp(component, -bound, bound, out=place)
+        return out
+    return torch.clamp(v, -threshold, threshold, out=out)
 
 
 def shrink_vectors(v: Tensor, threshold: float | Tensor, dim: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from qsmdl.physics.relaxation import combined_magnitude, fit_r2star
 from qsmdl.scan import Scan
 from qsmdl.solvers.admm import Term
 from qsmdl.solvers.problem import Problem
-from qsmdl.solvers.prox import PhaseSplit, soft_threshold, weighted_absolute, weighted_cosine, weighted_quadratic
+from qsmdl.solvers.prox import PhaseSplit, Threshold, clip, soft_threshold, weighted_absolute, weighted_cosine, weighted_quadratic
 from qsmdl.solvers.weights import soft_edge_weight
 
 Forward = Callable[[Tensor], Tensor]
@@ -44,7 +44,12 @@ def total_variation(problem: Problem, regularisation: float, penalty: float, edg
     edge_weight: R on the working grid, [x, y, z] or [3, x, y, z] (None: 1). The dual starts at 0.
     """
     threshold = regularisation / penalty if edge_weight is None else edge_weight * (regularisation / penalty)
-    return Term(problem.gradient.apply_forward, lambda v: soft_threshold(v, threshold), problem.data.new_zeros((3, *problem.grid.shape)))
+    return absolute(problem.gradient.apply_forward, threshold, problem.data.new_zeros((3, *problem.grid.shape)))
+
+
+def absolute(forward: Forward, threshold: Threshold, start: Tensor) -> Term:
+    """The term mu ||threshold * K x||_1, mu its penalty, as a threshold of the split variable."""
+    return Term(forward, lambda v: soft_threshold(v, threshold), start, rest=lambda v, out: clip(v, threshold, out))
 
 
 def harmonic(problem: Problem, forward: Forward, regularisation: float, penalty: float) -> Term:

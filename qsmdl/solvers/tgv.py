@@ -12,8 +12,7 @@ from qsmdl.scan import ChiMap, FieldMap, Scan
 from qsmdl.solvers.admm import OnStep, Term, admm
 from qsmdl.solvers.grid import PADDING, WorkingGrid
 from qsmdl.solvers.problem import Problem
-from qsmdl.solvers.prox import soft_threshold
-from qsmdl.solvers.terms import EdgeWeight, cosine_misfit, quadratic_misfit, spared_edges
+from qsmdl.solvers.terms import EdgeWeight, absolute, cosine_misfit, quadratic_misfit, spared_edges
 from qsmdl.solvers.weights import Weighting
 from qsmdl.validation import check_positive
 
@@ -42,31 +41,33 @@ class TgvSolve:
         self._of_data = inverse.mul_(longitudinal).mul_(self._dipole).mul_(data_penalty)
         # The system of v alone: transversal on what is orthogonal to e, longitudinal along e.
         self._transversal = (power * (second_penalty / 2) + first_penalty).reciprocal_()
-        self._longitudinal = longitudinal.reciprocal_()
-        self._power_first, self._power_second = power * first_penalty, power * second_penalty
+        self._longitudinal = longitudinal.reciprocal()
+        self._power_first, self._of_slope = power * first_penalty, longitudinal
         self._last: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, targets: Sequence[Tensor]) -> Tensor:
         """targets: t_1 [3, x, y, z], t_0 [6, x, y, z] and t_2 [x, y, z]."""
         first, second, data = targets
         # mu_0 E^T t_0 - mu_1 t_1, the right side of v, and with it mu_0 G^T E^T t_0 without a transform of its own.
-        v = rfft3(self.symmetric.apply_adjoint(second).mul_(self._second).sub_(first, alpha=self._first))
-        pulled = torch.zeros_like(v[0])
+        right = data.new_empty((5, *self._shape))
+        self.symmetric.apply_adjoint(second, out=right[1:4]).mul_(self._second).sub_(first, alpha=self._first)
+        self.gradient.apply_adjoint(first, out=right[0])
+        right[4] = data
+        # One tensor for all spectra, so that those of x and v lie side by side on the way back.
+        spectra = rfft3(right)
+        x, v, measured = spectra[0], spectra[1:4], spectra[4]
+        pulled = torch.zeros_like(x)
         for component, symbol in zip(v, self._symbols, strict=True):
             pulled.addcmul_(component, symbol.conj().resolve_conj())
-        slope = rfft3(self.gradient.apply_adjoint(first))
-        # Of x: the variation's mu_0 |e|^2 (e^H t_1) + e^H (mu_0 E^T t_0), over mu_0.
-        x = multiply_spectrum(slope.clone(), self._power_second).add_(slope, alpha=self._first).add_(pulled)
-        x = multiply_spectrum(x, self._of_variation)
-        x += multiply_spectrum(rfft3(data), self._of_data)
+        # Of x: the variation's (mu_0 |e|^2 + mu_1) (e^H t_1) + e^H (mu_0 E^T t_0 - mu_1 t_1).
+        multiply_spectrum(multiply_spectrum(x, self._of_slope).add_(pulled), self._of_variation)
+        x += multiply_spectrum(measured, self._of_data)
         # e^H v of the solution, from its own equation: longitudinal (e^H v) = e^H r + mu_1 |e|^2 x.
         along = multiply_spectrum(multiply_spectrum(x.clone(), self._power_first).add_(pulled), self._longitudinal)
         along = along.mul_(-self._second / 2).add_(x, alpha=self._first)
         for component, symbol in zip(v, self._symbols, strict=True):
             multiply_spectrum(component.addcmul_(along, symbol), self._transversal)
-        out = data.new_empty((4, *self._shape))
-        out[0] = irfft3(x, self._shape)
-        out[1:] = irfft3(v, self._shape)
+        out = irfft3(spectra[:4], self._shape)
         self._last = (out, x)
         return out
 
@@ -85,10 +86,9 @@ def generalised_variation(
     penalties: mu_1 and mu_0; edges: R on the working grid, None for 1.
     """
     first = regularisation / penalties[0] if edges is None else edges * (regularisation / penalties[0])
-    second = torch.full((6, 1, 1, 1), regularisation * ratio / penalties[1])
+    second = regularisation * ratio / penalties[1]
     # An entry off the diagonal counts twice, and is stored times sqrt(2).
-    second[3:] *= 2**0.5
-    second = second.to(problem.data)
+    each = [second] * 3 + [second * 2**0.5] * 3
 
     def slope(unknowns: Tensor) -> Tensor:
         return solve.gradient.apply_forward(unknowns[0]).sub_(unknowns[1:])
@@ -97,8 +97,8 @@ def generalised_variation(
         return solve.symmetric.apply_forward(unknowns[1:])
 
     return [
-        Term(slope, lambda v: soft_threshold(v, first), problem.data.new_zeros((3, *problem.grid.shape))),
-        Term(curvature, lambda v: soft_threshold(v, second), problem.data.new_zeros((6, *problem.grid.shape))),
+        absolute(slope, first, problem.data.new_zeros((3, *problem.grid.shape))),
+        absolute(curvature, each, problem.data.new_zeros((6, *problem.grid.shape))),
     ]
 
 
