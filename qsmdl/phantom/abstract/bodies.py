@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.abstract.outline import Triple, rotated_extent, rotation
-from qsmdl.phantom.drawing.box import Box
+from qsmdl.phantom.drawing.ranges import Triple
+from qsmdl.phantom.drawing.shapes import edge_share, rotated_extent, rotation
+from qsmdl.physics.box import Box
 from qsmdl.scan import Geometry
 
 BodyKind = Literal["cuboid", "sphere", "ellipsoid", "tube"]
@@ -150,9 +151,10 @@ def _ellipsoid(body: Body, local: list[Tensor], metric: list[list[float]], isotr
     a, b, c = normal = [position / (r * r) for position, r in zip(local, radii, strict=True)]
     level = (a * local[0] + b * local[1] + c * local[2]).clamp_min_(1e-8).sqrt_()
     slope = (a * a + b * b + c * c).clamp_min_(1e-12).sqrt_()
-    # (1 - level) / |grad level|: exact to first order at the surface, and never less than the shortest radius allows.
+    # (1 - level) / |grad level|, as `ellipsoid_depth`: exact to first order at the surface, and never more than the shortest radius. Written out as
+    # the normals are needed too, and it takes half the time volume by volume.
     depth = ((1 - level) * level / slope).clamp_(max=min(radii))
-    return (depth / _width(normal, metric, isotropic_mm)).add_(0.5).clamp_(0, 1).mul_(height)
+    return edge_share(depth, _width(normal, metric, isotropic_mm)).mul_(height)
 
 
 def _tube(body: Body, local: list[Tensor], metric: list[list[float]], isotropic_mm: float | None) -> Tensor:
@@ -165,7 +167,7 @@ def _tube(body: Body, local: list[Tensor], metric: list[list[float]], isotropic_
     angle = torch.atan2(y, x).clamp_(-half_angle, half_angle)
     normal = [x - bend * torch.cos(angle), y - bend * torch.sin(angle), z]
     distance = (normal[0] * normal[0] + normal[1] * normal[1] + z * z).sqrt_()
-    return ((radius - distance) / _width(normal, metric, isotropic_mm)).add_(0.5).clamp_(0, 1).mul_(height)
+    return edge_share(radius - distance, _width(normal, metric, isotropic_mm)).mul_(height)
 
 
 def body_fraction(body: Body, geometry: Geometry) -> tuple[Box, Tensor] | None:

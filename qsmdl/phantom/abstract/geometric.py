@@ -1,8 +1,8 @@
 """Samples without anatomy: many cuboids, spheres, ellipsoids and bent tubes inside a head-sized mask.
 
 A variety of sources gives better accuracy than anatomy alone (Jochmann et al., ISMRM 2020, 3195); DeepQSM, QSMResGAN and qsm-forward draw shapes too.
-Smaller bodies are painted over larger ones. What a body does to chi and what it does to R1, R2* and M0 are drawn apart: some bodies show in one of
-both only, so that magnitude edges are no oracle for edges of chi.
+How many, how large and how strong is this project's own choice. Smaller bodies are painted over larger ones. What a body does to chi and what it does
+to R1, R2* and M0 are drawn apart: some bodies show in one of both only, so that magnitude edges are no oracle for edges of chi.
 """
 
 import math
@@ -18,15 +18,16 @@ from qsmdl.phantom.abstract.bodies import BODY_KINDS, Body, body_fraction
 from qsmdl.phantom.abstract.outline import (
     OutlineParams,
     OutlineRanges,
-    Triple,
     check_field_of_view,
     draw_outline,
     draw_rotation,
+    plain_labels,
     render_outline,
-    rotation,
 )
-from qsmdl.phantom.drawing.ranges import Range, as_range, draw_count, draw_log_uniform, draw_uniform
-from qsmdl.scan import LABELS, Geometry, Phantom
+from qsmdl.phantom.drawing.ranges import Range, Triple, as_range, draw_count, draw_log_uniform, draw_uniform
+from qsmdl.phantom.drawing.shapes import rotation
+from qsmdl.scan import Geometry, Phantom
+from qsmdl.validation import check_not_negative
 
 ShowsIn = Literal["both", "chi", "magnitude"]
 _RATES = ("r2star_per_s", "r1_per_s", "m0")
@@ -91,8 +92,7 @@ class PaintedBody:
     def __post_init__(self) -> None:
         if self.shows_in not in get_args(ShowsIn):
             raise InputError(f"shows_in is {self.shows_in!r}; it must be one of {', '.join(map(repr, get_args(ShowsIn)))}.")
-        if min(self.r2star_per_s, self.r1_per_s, self.m0) < 0:
-            raise InputError(f"r2star_per_s {self.r2star_per_s}, r1_per_s {self.r1_per_s} and m0 {self.m0} of a body must not be negative.")
+        check_not_negative(r2star_per_s=self.r2star_per_s, r1_per_s=self.r1_per_s, m0=self.m0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,7 @@ class ShapeParams:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bodies", tuple(self.bodies))
-        if min(self.r2star_per_s, self.r1_per_s, self.m0) < 0:
-            raise InputError(f"r2star_per_s {self.r2star_per_s}, r1_per_s {self.r1_per_s} and m0 {self.m0} must not be negative.")
+        check_not_negative(r2star_per_s=self.r2star_per_s, r1_per_s=self.r1_per_s, m0=self.m0)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, tuples and dicts, as kept in `Phantom.params`."""
@@ -194,6 +193,5 @@ def render_shapes(params: ShapeParams, geometry: Geometry) -> Phantom:
         for name in names:
             maps[name][box].mul_(kept).add_(fraction, alpha=getattr(painted, name))
     maps["chi_ppm"].mul_(mask)
-    labels = torch.where(mask, LABELS["white_matter"], LABELS["csf"]).to(torch.uint8)
     chi, m0, r1, r2star = (maps[name] for name in ("chi_ppm", "m0", "r1_per_s", "r2star_per_s"))
-    return Phantom(geometry, chi, m0, r1, r2star, labels, mask, {"kind": "shapes", **params.as_dict()})
+    return Phantom(geometry, chi, m0, r1, r2star, plain_labels(mask), mask, {"kind": "shapes", **params.as_dict()})

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.abstract.outline import OutlineParams, OutlineRanges, Triple, check_field_of_view, draw_outline, render_outline
-from qsmdl.phantom.drawing.ranges import Range, as_range, check_probability, draw_log_uniform, draw_uniform
+from qsmdl.phantom.abstract.outline import OutlineParams, OutlineRanges, check_field_of_view, draw_outline, plain_labels, render_outline
+from qsmdl.phantom.drawing.ranges import Range, Triple, as_range, check_probability, draw_log_uniform, draw_seed, draw_uniform
 from qsmdl.phantom.drawing.sampling import Axes, Lattice, band_noise, grid_axes, seeded
-from qsmdl.scan import LABELS, Geometry, Phantom
+from qsmdl.scan import Geometry, Phantom
+from qsmdl.validation import check_not_negative
 
 _LIMIT = 3.0
 """Texture is clamped at this many standard deviations."""
@@ -132,8 +133,7 @@ class TextureNoiseParams:
     m0: float
 
     def __post_init__(self) -> None:
-        if min(self.r2star_per_s, self.r1_per_s, self.m0) < 0:
-            raise InputError(f"r2star_per_s {self.r2star_per_s}, r1_per_s {self.r1_per_s} and m0 {self.m0} must not be negative.")
+        check_not_negative(r2star_per_s=self.r2star_per_s, r1_per_s=self.r1_per_s, m0=self.m0)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, tuples and dicts, as kept in `Phantom.params`."""
@@ -152,7 +152,7 @@ def _draw_fields(
     signed = [draw_uniform(rng, ranges.correlation) * float(rng.choice((-1.0, 1.0))) for _ in range(3)]
     spread = [draw_uniform(rng, ranges.rate_spread) for _ in range(3)]
     return TextureFieldParams(
-        seed=int(rng.integers(2**31)),
+        seed=draw_seed(rng),
         field_of_view_mm=check_field_of_view(field_of_view_mm),
         exponent=draw_uniform(rng, ranges.exponent),
         amplitude_ppm=strength * draw_log_uniform(rng, ranges.amplitude_ppm),
@@ -221,9 +221,8 @@ def render_noise_texture(params: TextureNoiseParams, geometry: Geometry) -> Phan
     chi, r2star, r1, m0 = texture_fields(params.fields, grid_axes(geometry))
     for values, mean, spread in zip((r2star, r1, m0), (params.r2star_per_s, params.r1_per_s, params.m0), params.fields.rate_spread, strict=True):
         values.mul_(spread).add_(1).mul_(mean)
-    labels = torch.where(mask, LABELS["white_matter"], LABELS["csf"]).to(torch.uint8)
     chi.mul_(params.fields.amplitude_ppm).mul_(mask)
-    return Phantom(geometry, chi, m0, r1, r2star, labels, mask, {"kind": "noise_texture", **params.as_dict()})
+    return Phantom(geometry, chi, m0, r1, r2star, plain_labels(mask), mask, {"kind": "noise_texture", **params.as_dict()})
 
 
 @torch.no_grad()

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.drawing.ranges import Range, as_range, draw_log_uniform, draw_uniform
-from qsmdl.phantom.drawing.sampling import Axes, Lattice, band_noise, grid_axes, seeded
-from qsmdl.scan import Geometry
+from qsmdl.phantom.drawing.ranges import Range, Triple, as_range, draw_log_uniform, draw_seed, draw_uniform
+from qsmdl.phantom.drawing.sampling import Axes, Lattice, gaussian_noise, grid_axes, seeded
+from qsmdl.phantom.drawing.shapes import rotated_extent, rotation
+from qsmdl.scan import LABELS, Geometry
 
-Triple = tuple[float, float, float]
-Rotation = tuple[Triple, Triple, Triple]
 _FILL = 0.96
 """Share of the field of view that the mask may fill, so that it stays clear of the last voxels."""
 _BUMP_LIMIT = 2.5
@@ -25,25 +24,9 @@ _BUMP_LIMIT = 2.5
 _STREAM = 200
 
 
-def rotation(angles_deg: Sequence[float]) -> Rotation:
-    """The matrix of a rotation about x, then y, then z, as plain numbers."""
-    (ca, sa), (cb, sb), (cc, sc) = ((math.cos(math.radians(a)), math.sin(math.radians(a))) for a in angles_deg)
-    return (
-        (cc * cb, cc * sb * sa - sc * ca, cc * sb * ca + sc * sa),
-        (sc * cb, sc * sb * sa + cc * ca, sc * sb * ca - cc * sa),
-        (-sb, cb * sa, cb * ca),
-    )
-
-
 def draw_rotation(rng: np.random.Generator) -> Triple:
     """Angles in degrees about x, then y, then z of a rotation drawn uniformly from all rotations."""
     return float(rng.uniform(-180, 180)), math.degrees(math.asin(rng.uniform(-1, 1))), float(rng.uniform(-180, 180))
-
-
-def rotated_extent(semi_axes_mm: Sequence[float], turn: Rotation) -> Triple:
-    """Half the width along x, y and z of an ellipsoid that was rotated."""
-    x, y, z = (math.sqrt(sum((r * a) ** 2 for r, a in zip(row, semi_axes_mm, strict=True))) for row in turn)
-    return x, y, z
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +92,7 @@ def draw_outline(ranges: OutlineRanges, rng: np.random.Generator, field_of_view_
     """Draw an outline that lies within the field of view (x, y, z); where it would not fit, all its lengths shrink alike."""
     view = check_field_of_view(field_of_view_mm)
     wide = OutlineParams(
-        seed=int(rng.integers(2**31)),
+        seed=draw_seed(rng),
         semi_axes_mm=(draw_uniform(rng, ranges.semi_axis_mm), draw_uniform(rng, ranges.semi_axis_mm), draw_uniform(rng, ranges.semi_axis_mm)),
         rotation_deg=(draw_uniform(rng, ranges.tilt_deg), draw_uniform(rng, ranges.tilt_deg), draw_uniform(rng, ranges.tilt_deg)),
         bump_mm=draw_uniform(rng, ranges.bump_mm),
@@ -142,8 +125,7 @@ def render_outline(params: OutlineParams, geometry: Geometry) -> Tensor:
         spacing = params.bump_scale_mm / 2
         x, y, z = (2 * math.ceil(reach / spacing) + 7 for reach in params.reach_mm)
         lattice = Lattice((x, y, z), spacing)
-        sigma = params.bump_scale_mm
-        noise = band_noise(lattice, seeded(params.seed, _STREAM), lambda k: torch.exp(-2 * (math.pi * sigma * k) ** 2))
+        noise = gaussian_noise(lattice, seeded(params.seed, _STREAM), params.bump_scale_mm)
         x_mm, y_mm, z_mm = (a - c for a, c in zip(axes, params.centre_mm, strict=True))
         bumps = lattice.read(noise, (x_mm, y_mm, z_mm)).clamp_(-_BUMP_LIMIT, _BUMP_LIMIT)
         level.sub_(bumps, alpha=params.bump_mm / params.mean_radius_mm)
@@ -151,3 +133,8 @@ def render_outline(params: OutlineParams, geometry: Geometry) -> Tensor:
     if not bool(mask.any()):
         raise InputError(f"no voxel of {geometry} lies inside an outline of semi-axes {params.semi_axes_mm} mm. Use more voxels or a larger outline.")
     return mask
+
+
+def plain_labels(mask: Tensor) -> Tensor:
+    """Labels [x, y, z] of a sample without anatomy: white matter in its mask, CSF around."""
+    return torch.where(mask, LABELS["white_matter"], LABELS["csf"]).to(torch.uint8)

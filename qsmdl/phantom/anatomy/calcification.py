@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from qsmdl.phantom.anatomy.nuclei import Painter, around
-from qsmdl.phantom.drawing.box import Box
-from qsmdl.phantom.drawing.shapes import ellipsoid_depth
+from qsmdl.phantom.drawing.shapes import edge_share, ellipsoid_depth
+from qsmdl.physics.box import Box
 
 
 def calcification_fraction(painter: Painter, voxel_mm: float) -> tuple[Box, Tensor]:
@@ -16,4 +16,4 @@ def calcification_fraction(painter: Painter, voxel_mm: float) -> tuple[Box, Tens
     centre, radii = params.calcification_centre_mm, params.calcification_radii_mm
     box = around(painter.grid, painter.frame, [centre], max(radii) + 3 + voxel_mm)
     depth = ellipsoid_depth(painter.positions(box, 0.35), centre, radii)
-    return box, (depth / voxel_mm + 0.5).clamp(0, 1)
+    return box, edge_share(depth, voxel_mm)

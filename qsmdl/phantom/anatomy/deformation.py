@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.abstract.outline import Triple, rotated_extent, rotation
-from qsmdl.phantom.drawing.ranges import Range, as_range, check_probability, draw_log_uniform, draw_uniform
-from qsmdl.phantom.drawing.sampling import Axes, Lattice, band_noise, seeded
+from qsmdl.phantom.drawing.ranges import Range, Triple, as_range, check_probability, draw_log_uniform, draw_seed, draw_uniform
+from qsmdl.phantom.drawing.sampling import Axes, Lattice, gaussian_noise, seeded
+from qsmdl.phantom.drawing.shapes import rotated_extent, rotation
 
 _STEEPEST = 0.7
 """Largest Frobenius norm of the warp's gradient at the samples of its lattice, with room for what lies between them."""
@@ -95,10 +95,8 @@ class Deformation:
 
     def _noise(self, half_extent_mm: Triple) -> tuple[Tensor, Tensor, Tensor]:
         """A smooth vector field [3, *lattice], its largest length, and the largest Frobenius norm of its gradient per mm."""
-        lattice, sigma = self.lattice(half_extent_mm), self.warp_scale_mm
-        noise = torch.stack(
-            [band_noise(lattice, seeded(self.seed, _STREAM + i), lambda k: torch.exp(-2 * (math.pi * sigma * k) ** 2)) for i in range(3)]
-        )
+        lattice = self.lattice(half_extent_mm)
+        noise = torch.stack([gaussian_noise(lattice, seeded(self.seed, _STREAM + i), self.warp_scale_mm) for i in range(3)])
         slopes = torch.stack([g for component in noise for g in torch.gradient(component, spacing=lattice.spacing_mm)])
         return noise, noise.square().sum(0).sqrt().max(), slopes.square().sum(0).sqrt().max()
 
@@ -141,7 +139,7 @@ def draw_deformation(ranges: DeformationRanges, rng: np.random.Generator, half_e
         return draw_uniform(rng, ends), draw_uniform(rng, ends), draw_uniform(rng, ends)
 
     drawn = Deformation(
-        seed=int(rng.integers(2**31)),
+        seed=draw_seed(rng),
         is_flipped=bool(rng.uniform() < ranges.flip_probability),
         rotation_deg=three(ranges.rotation_deg),
         scale=three(ranges.scale),

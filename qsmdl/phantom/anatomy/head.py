@@ -14,13 +14,13 @@ from qsmdl.phantom.anatomy.params import HeadParams, draw_head
 from qsmdl.phantom.anatomy.skull import paint_outside
 from qsmdl.phantom.anatomy.texture import blur, draw_detail, mosaic_maps, per_voxel, tissue_maps
 from qsmdl.phantom.anatomy.veins import VeinStyle, grow_vessels
-from qsmdl.phantom.drawing.box import Box, mask_box
 from qsmdl.phantom.drawing.sampling import Axes, head_axes, head_scale
 from qsmdl.phantom.inclusions.raster import tube_fraction
 from qsmdl.phantom.inclusions.tubes import Tubes
 from qsmdl.phantom.tissue.contrast import Contrast
 from qsmdl.phantom.tissue.maps import MAP_NAMES, Maps
 from qsmdl.phantom.tissue.mosaic import Mosaic
+from qsmdl.physics.box import Box, mask_box
 from qsmdl.scan import LABELS, Geometry, Phantom
 
 __all__ = ["HeadParams", "draw_head", "render_head"]

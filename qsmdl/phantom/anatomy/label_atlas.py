@@ -10,8 +10,8 @@ from torch import Tensor
 
 from qsmdl.errors import InputError
 from qsmdl.io.label_table import BACKGROUND, OUTSIDE_BRAIN, LabelEntry, LabelTable, check_labels_known
-from qsmdl.phantom.drawing.box import Box, mask_box
 from qsmdl.phantom.tissue.contrast import base_contrast
+from qsmdl.physics.box import Box, mask_box
 from qsmdl.scan import LABELS
 
 _COMPARABLE = tuple(number for name, number in LABELS.items() if name not in ("fat", "bone", "air", "muscle"))

@@ -16,10 +16,11 @@ from qsmdl.io.label_table import QUANTITIES
 from qsmdl.phantom.abstract.noise_texture import noise_lattice, power_law_noise
 from qsmdl.phantom.anatomy.deformation import Deformation, DeformationRanges, draw_deformation
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas, closest_label
-from qsmdl.phantom.drawing.box import Box
-from qsmdl.phantom.drawing.ranges import Range, as_range, draw_uniform
+from qsmdl.phantom.drawing.box import box_between
+from qsmdl.phantom.drawing.ranges import Range, as_range, draw_seed, draw_uniform
 from qsmdl.phantom.drawing.sampling import Axes, apply_separable, grid_axes, seeded
 from qsmdl.phantom.tissue.contrast import Contrast, ContrastName, draw_contrast
+from qsmdl.physics.box import Box
 from qsmdl.scan import LABELS, Geometry, Phantom
 
 _SOFTEN_VOXELS = 0.6
@@ -128,7 +129,7 @@ def draw_label_map(ranges: LabelMapRanges, rng: np.random.Generator, atlas: Labe
     """Draw a phantom of a label map."""
     contrast = draw_contrast(rng, ranges.contrast)
     return LabelMapParams(
-        seed=int(rng.integers(2**31)),
+        seed=draw_seed(rng),
         rows=tuple(_draw_row(ranges, rng, atlas, number, contrast) for number in sorted(atlas.boxes)),
         deformation=draw_deformation(ranges.deformation, rng, atlas.half_extent_mm),
         texture_exponent=draw_uniform(rng, ranges.texture_exponent),
@@ -139,7 +140,7 @@ def draw_label_map(ranges: LabelMapRanges, rng: np.random.Generator, atlas: Labe
 @dataclass(frozen=True, eq=False, slots=True)
 class _View:
     """The label map as seen from a grid: index [x, y, z, 3] into the label map, its axes z, y, x; soften: standard deviation in voxels of the label
-    map; sharpen: the power that makes the ramp between two labels one voxel of the grid wide.
+    map; sharpen: the power that makes the ramp between two labels one voxel of the grid wide; axes: of the grid, in head mm.
     """
 
     atlas: LabelAtlas
@@ -147,8 +148,7 @@ class _View:
     soften: float
     sharpen: float
     deformation: Deformation
-    fit: float
-    geometry: Geometry
+    axes: Axes
 
     def box(self, number: int) -> Box | None:
         """The voxels of the grid that a label may touch, or None."""
@@ -158,13 +158,7 @@ class _View:
             for s, c, v in zip(atlas.boxes[number], atlas.centre, atlas.voxel_size_mm, strict=True)
         ]
         low, high = self.deformation.image_box_mm((edges[0][0], edges[1][0], edges[2][0]), (edges[0][1], edges[1][1], edges[2][1]))
-        spans = []
-        for a, b, n, v in zip(low, high, self.geometry.shape, self.geometry.voxel_size_mm, strict=True):
-            start, stop = max(math.floor(a * self.fit / v + n / 2), 0), min(math.ceil(b * self.fit / v + n / 2) + 1, n)
-            if start >= stop:
-                return None
-            spans.append(slice(start, stop))
-        return spans[0], spans[1], spans[2]
+        return box_between(self.axes, low, high)
 
     def membership(self, number: int, box: Box) -> Tensor:
         """How much a label is there [box], 0 ... 1; all labels together are 1."""
@@ -190,8 +184,8 @@ def _gaussian_matrix(n: int, sigma: float) -> Tensor:
     return kernel / sum(math.exp(-0.5 * (i / sigma) ** 2) for i in range(-pad, pad + 1))
 
 
-def _look_at(atlas: LabelAtlas, params: LabelMapParams, geometry: Geometry) -> tuple[_View, Axes]:
-    """The label map as seen from a grid, and the grid's axes in head mm."""
+def _look_at(atlas: LabelAtlas, params: LabelMapParams, geometry: Geometry) -> _View:
+    """The label map as seen from a grid."""
     deformation = params.deformation
     fit = deformation.fit(atlas.half_extent_mm, geometry.field_of_view_mm)
     x, y, z = (a / fit for a in grid_axes(geometry))
@@ -203,7 +197,7 @@ def _look_at(atlas: LabelAtlas, params: LabelMapParams, geometry: Geometry) -> t
     # A Gaussian's ramp is sqrt(2 pi) standard deviations wide; it must not be narrower than a voxel of the grid.
     soften = math.sqrt(max(_SOFTEN_VOXELS**2, (ours / theirs) ** 2 / (2 * math.pi) - _HAT))
     sharpen = math.sqrt(2 * math.pi * (soften**2 + _HAT)) * theirs / ours
-    return _View(atlas, index, soften, sharpen, deformation, fit, geometry), (x, y, z)
+    return _View(atlas, index, soften, sharpen, deformation, (x, y, z))
 
 
 def _detail(atlas: LabelAtlas, params: LabelMapParams, axes: Axes) -> tuple[Tensor, Tensor]:
@@ -265,8 +259,8 @@ def render_label_map(atlas: LabelAtlas, params: LabelMapParams, geometry: Geomet
     background. Same parameters, same bits. Raises InputError: a label without a row, no brain in the field of view.
     """
     _check_rows(atlas, params)
-    view, axes = _look_at(atlas, params, geometry)
-    detail = _detail(atlas, params, axes)
+    view = _look_at(atlas, params, geometry)
+    detail = _detail(atlas, params, view.axes)
     sums, everywhere = _Sums(geometry.shape), (slice(None), slice(None), slice(None))
     for row in params.rows:
         if row.number not in atlas.boxes or (box := view.box(row.number)) is None:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from qsmdl.phantom.anatomy.envelope import LATTICE, Frame
 from qsmdl.phantom.anatomy.params import HeadParams
-from qsmdl.phantom.drawing.box import Box
+from qsmdl.phantom.drawing.ranges import Triple
 from qsmdl.phantom.drawing.sampling import Axes, seeded, smooth_noise
-from qsmdl.phantom.drawing.shapes import Point, ellipsoid_depth, rotation_matrix, tube_depth
+from qsmdl.phantom.drawing.shapes import ellipsoid_depth, rotation_matrix, tube_depth
 from qsmdl.phantom.tissue.mosaic import Mosaic
+from qsmdl.physics.box import Box
 from qsmdl.scan import LABELS
 
 Radii = Sequence[float]
@@ -29,7 +30,7 @@ _INNER_BRAIN_MM = ((-42.0, 42.0), (-74.0, 40.0), (-52.0, 32.0))
 """Ends of the box along x, y and z that holds nearly all of it."""
 
 
-def around(grid: Axes, frame: Frame, corners_mm: Sequence[Point], margin_mm: float) -> Box:
+def around(grid: Axes, frame: Frame, corners_mm: Sequence[Triple], margin_mm: float) -> Box:
     """The box of voxels that holds some template points, their mirror images not included, and a margin."""
     points = frame.head(torch.tensor([tuple(map(float, c)) for c in corners_mm]))
     low, high = points.amin(0) - margin_mm, points.amax(0) + margin_mm
@@ -82,7 +83,7 @@ class Painter:
         self.mosaic.within(box).write(depth_mm, LABELS[label])
 
     def tube(
-        self, points: Sequence[Point], radii: Radii, label: str, *, side: int, scale: float = 1.0, shift: Point = (0, 0, 0), gap: bool = False
+        self, points: Sequence[Triple], radii: Radii, label: str, *, side: int, scale: float = 1.0, shift: Triple = (0, 0, 0), gap: bool = False
     ) -> None:
         """A tube on one side (+1 right, -1 left); gap keeps it off the midline (septum)."""
         moved = [(side * (x + shift[0]), y + shift[1], z + shift[2]) for x, y, z in points]
@@ -96,14 +97,14 @@ class Painter:
 
     def ellipsoid(
         self,
-        centre: Point,
-        radii: Point,
+        centre: Triple,
+        radii: Triple,
         label: str,
         *,
         side: int,
-        rotation: Point = (0, 0, 0),
+        rotation: Triple = (0, 0, 0),
         scale: float = 1.0,
-        shift: Point = (0, 0, 0),
+        shift: Triple = (0, 0, 0),
         rim: str | None = None,
         exponent: float = 2.0,
         ruffle_mm: float = 0.4,
@@ -118,7 +119,7 @@ class Painter:
             self.write(box, depth + 0.9, rim)
         self.write(box, depth, label)
 
-    def dentate(self, *, side: int, scale: float, shift: Point) -> None:
+    def dentate(self, *, side: int, scale: float, shift: Triple) -> None:
         """A crumpled sheet, open towards the fourth ventricle."""
         centre = (side * (15.0 + shift[0]), -57.0 + shift[1], -36.0 + shift[2])
         box = around(self.grid, self.frame, [centre], 9.5 * scale + 5)
@@ -149,7 +150,7 @@ def paint_inner_brain(painter: Painter) -> None:
     painter.ellipsoid((0, -12, 0), (1.3 + 0.9 * wide, 15, 10), "csf", side=1, rotation=(-12, 0, 0), ruffle_mm=0.3)
 
 
-def _paint_side(painter: Painter, side: int, scales: Sequence[float], shifts: Sequence[Point]) -> None:
+def _paint_side(painter: Painter, side: int, scales: Sequence[float], shifts: Sequence[Triple]) -> None:
     caudate, pallidum, putamen, red, dentate, nigra, thalamus = zip(scales, shifts, strict=True)
     # The thalamus must keep off the third ventricle: half of its scatter is enough.
     painter.ellipsoid((10.5, -18, 6), (8.2, 14.5, 8.5), "thalamus", side=side, rotation=(0, 10, 28), scale=thalamus[0], shift=thalamus[1])
@@ -163,5 +164,5 @@ def _paint_side(painter: Painter, side: int, scales: Sequence[float], shifts: Se
     painter.dentate(side=side, scale=dentate[0], shift=dentate[1])
 
 
-def _half(shift: Point) -> Point:
+def _half(shift: Triple) -> Triple:
     return shift[0] / 2, shift[1] / 2, shift[2] / 2

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.drawing.ranges import Range, as_range, as_tuples
+from qsmdl.phantom.drawing.ranges import Range, Triple, as_range, as_triple, as_tuples
 from qsmdl.phantom.tissue.contrast import Contrast, ContrastName, draw_contrast
 
-Triple = tuple[float, float, float]
 N_NUCLEI = 14
 """Seven structures (labels 1 to 7), left then right."""
 CALCIFICATION_CHANCE = 0.4
@@ -82,17 +81,12 @@ class HeadParams:
         return HeadParams(contrast=Contrast(**values["contrast"]), **plain)
 
 
-def _triple(values: np.ndarray) -> Triple:
-    x, y, z = (float(v) for v in values)
-    return x, y, z
-
-
 def _draw_calcification(rng: np.random.Generator) -> tuple[Triple, Triple]:
     """Beside the falx, above the corpus callosum: centre and semi-axes in template millimetres, a few mm to 1 cm long."""
     centre = np.array([rng.choice((-1, 1)) * rng.uniform(0.5, 3.0), rng.uniform(-45, 40), rng.uniform(34, 56)])
     radius = rng.uniform(1.7, 2.6)
     radii = radius * np.array([rng.uniform(0.7, 0.9), rng.uniform(1.0, 1.6), rng.uniform(0.9, 1.3)])
-    return _triple(centre), _triple(radii)
+    return as_triple(centre), as_triple(radii)
 
 
 @dataclass(frozen=True, slots=True)

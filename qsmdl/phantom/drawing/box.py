@@ -1,15 +1,19 @@
-"""Boxes of voxels."""
+"""Where things lie on a grid."""
 
-from torch import Tensor
+import torch
 
-Box = tuple[slice, slice, slice]
+from qsmdl.phantom.drawing.ranges import Triple
+from qsmdl.phantom.drawing.sampling import Axes
+from qsmdl.physics.box import Box
 
 
-def mask_box(mask: Tensor, margin: int = 0) -> Box:
-    """The bounding box of a non-empty mask [x, y, z] and a margin of voxels, within the grid."""
+def box_between(axes: Axes, low_mm: Triple, high_mm: Triple) -> Box | None:
+    """The voxels that touch the box between two corners, or None where it misses the grid of three axes."""
     spans = []
-    for axis, n in enumerate(mask.shape):
-        others = [a for a in range(3) if a != axis]
-        hit = mask.amax(others).nonzero()
-        spans.append(slice(max(int(hit[0]) - margin, 0), min(int(hit[-1]) + 1 + margin, n)))
+    for axis, low, high in zip(axes, low_mm, high_mm, strict=True):
+        half = float(axis[1] - axis[0]) / 2
+        first, last = int(torch.searchsorted(axis, low - half)), int(torch.searchsorted(axis, high + half, right=True))
+        if first >= last:
+            return None
+        spans.append(slice(first, last))
     return spans[0], spans[1], spans[2]

@@ -1,6 +1,7 @@
-"""Ranges that phantoms are drawn from, and how a value is drawn from one."""
+"""Ranges that phantoms are drawn from, and how values are drawn."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from qsmdl.errors import InputError
 
 Range = tuple[float, float]
+Triple = tuple[float, float, float]
 
 
 def as_range(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, unit: str = "") -> Range:
@@ -19,6 +21,12 @@ def as_range(name: str, value: Any, *, low: float = -math.inf, high: float = mat
     if ends[0] < low or ends[1] > high:
         raise InputError(f"{name} is {list(ends)}{space}; both ends must lie between {low:g} and {high:g}{space}.")
     return ends[0], ends[1]
+
+
+def as_triple(values: Iterable[float]) -> Triple:
+    """Three numbers, of an array too, as plain floats."""
+    x, y, z = (float(v) for v in values)
+    return x, y, z
 
 
 def as_tuples(value: Any) -> Any:
@@ -46,3 +54,20 @@ def draw_log_uniform(rng: np.random.Generator, ends: Range) -> float:
 def draw_count(rng: np.random.Generator, ends: Range) -> int:
     """A whole number drawn uniformly, both ends included."""
     return int(rng.integers(round(ends[0]), round(ends[1]) + 1))
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """A seed for the random fields of a renderer."""
+    return int(rng.integers(2**31))
+
+
+def unit_vector(cosine: float, azimuth_rad: float) -> Triple:
+    """The direction at an angle of this cosine from the z axis."""
+    sine = math.sqrt(max(0.0, 1 - cosine**2))
+    return sine * math.cos(azimuth_rad), sine * math.sin(azimuth_rad), float(cosine)
+
+
+def draw_direction(rng: np.random.Generator, max_tilt_deg: float = 180.0) -> Triple:
+    """A unit vector uniform on the part of the sphere within an angle of the z axis."""
+    cosine = rng.uniform(math.cos(math.radians(max_tilt_deg)), 1.0)
+    return unit_vector(cosine, rng.uniform(0, 2 * math.pi))

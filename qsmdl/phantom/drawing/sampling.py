@@ -4,6 +4,7 @@ Everything random or smooth in a phantom lives on a fixed lattice in millimetres
 voxel size.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -133,6 +134,11 @@ def band_noise(lattice: Lattice, generator: torch.Generator, response: Callable[
     k = torch.sqrt(kx[:, None, None] ** 2 + ky[None, :, None] ** 2 + kz**2)
     noise: Tensor = torch.fft.irfftn(torch.fft.rfftn(white).mul_(response(k)), s=lattice.shape)
     return noise.sub_(noise.mean()).div_(noise.std())
+
+
+def gaussian_noise(lattice: Lattice, generator: torch.Generator, sigma_mm: float) -> Tensor:
+    """White noise smoothed by a Gaussian of standard deviation sigma_mm, of unit variance."""
+    return band_noise(lattice, generator, lambda k: torch.exp(-2 * (math.pi * sigma_mm * k) ** 2))
 
 
 def smooth_noise(lattice: Lattice, generator: torch.Generator, scale_mm: float) -> Tensor:

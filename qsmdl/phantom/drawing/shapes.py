@@ -4,22 +4,47 @@ Positions come as one tensor [3, ...]; results have the shape [...].
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Point = tuple[float, float, float]
+from qsmdl.phantom.drawing.ranges import Triple
+
+Rotation = tuple[Triple, Triple, Triple]
+
+
+
+def rotation(angles_deg: Sequence[float], number: Callable[[float], Any] = float) -> Rotation:
+    """The matrix of a rotation about x, then y, then z, as plain numbers.
+
+    number: what it is computed in; `rotation_matrix` keeps the single precision that heads were drawn with from the first.
+    """
+    (ca, sa), (cb, sb), (cc, sc) = ((number(math.cos(math.radians(a))), number(math.sin(math.radians(a)))) for a in angles_deg)
+    return (
+        (cc * cb, cc * sb * sa - sc * ca, cc * sb * ca + sc * sa),
+        (sc * cb, sc * sb * sa + cc * ca, sc * sb * ca - cc * sa),
+        (-sb, cb * sa, cb * ca),
+    )
 
 
 def rotation_matrix(angles_deg: Sequence[float]) -> Tensor:
-    """Rotation by three angles about x, then y, then z: [3, 3]."""
-    a, b, c = (math.radians(angle) for angle in angles_deg)
-    about_x = torch.tensor([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
-    about_y = torch.tensor([[math.cos(b), 0, math.sin(b)], [0, 1, 0], [-math.sin(b), 0, math.cos(b)]])
-    about_z = torch.tensor([[math.cos(c), -math.sin(c), 0], [math.sin(c), math.cos(c), 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    """Rotation by three angles about x, then y, then z: [3, 3], computed in float32."""
+    return torch.tensor(rotation(angles_deg, np.float32), dtype=torch.float32)
+
+
+def rotated_extent(semi_axes_mm: Sequence[float], turn: Rotation) -> Triple:
+    """Half the width along x, y and z of an ellipsoid that was rotated."""
+    x, y, z = (math.sqrt(sum((r * a) ** 2 for r, a in zip(row, semi_axes_mm, strict=True))) for row in turn)
+    return x, y, z
+
+
+def edge_share(depth_mm: Tensor, width_mm: Tensor | float) -> Tensor:
+    """The share of a voxel inside a solid whose surface lies depth_mm above its centre: a ramp as wide as the voxel."""
+    return (depth_mm / width_mm).add_(0.5).clamp_(0, 1)
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:
@@ -33,7 +58,7 @@ def column(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def ellipsoid_depth(
-    position_mm: Tensor, centre_mm: Point, radii_mm: Point, *, rotation_deg: Point = (0.0, 0.0, 0.0), exponent: float = 2.0
+    position_mm: Tensor, centre_mm: Triple, radii_mm: Triple, *, rotation_deg: Triple = (0.0, 0.0, 0.0), exponent: float = 2.0
 ) -> Tensor:
     """Depth in a (super-)ellipsoid, exact to first order at its surface; exponents above 2 are boxier."""
     local = position_mm - column(centre_mm, position_mm)
@@ -51,7 +76,7 @@ def ellipsoid_depth(
     return ((1 - level) / slope).clamp(max=min(radii_mm))
 
 
-def tube_depth(position_mm: Tensor, points_mm: Sequence[Point], radii_mm: Sequence[float]) -> Tensor:
+def tube_depth(position_mm: Tensor, points_mm: Sequence[Triple], radii_mm: Sequence[float]) -> Tensor:
     """Depth in a chain of rounded cones through points with one radius each."""
     points = torch.tensor([tuple(map(float, point)) for point in points_mm], dtype=position_mm.dtype)
     flat = position_mm.reshape(3, -1)

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from qsmdl.errors import InputError
 from qsmdl.phantom.drawing.placing import Region
+from qsmdl.phantom.drawing.ranges import Triple
 from qsmdl.phantom.drawing.sampling import Axes, Lattice, band_noise, seeded
-from qsmdl.phantom.drawing.shapes import Point, rotation_matrix
+from qsmdl.phantom.drawing.shapes import rotation_matrix
 from qsmdl.phantom.inclusions.lesions import Blob, LesionParams, Site
 from qsmdl.phantom.inclusions.overlay import Layer, solid_fractions
 from qsmdl.phantom.tissue.maps import Tissue
@@ -25,7 +26,7 @@ _NOISE_SAMPLES = 16
 WHITE_MATTER_M0 = 0.7
 
 
-def blob_centres(params: LesionParams, axes: Axes, mask: Tensor, labels: Tensor | None = None) -> tuple[Point, ...]:
+def blob_centres(params: LesionParams, axes: Axes, mask: Tensor, labels: Tensor | None = None) -> tuple[Triple, ...]:
     """Where the lesions of a phantom lie, in the mm of three axes; see `lesion_layers`."""
     regions: dict[Site, Region] = {}
     for site in dict.fromkeys(blob.site for blob in params.blobs):
@@ -59,7 +60,7 @@ def lesion_layers(params: LesionParams, axes: Axes, mask: Tensor, *, labels: Ten
     return layers
 
 
-def blob_layers(blob: Blob, centre_mm: Point, axes: Axes, m0: float) -> list[Layer]:
+def blob_layers(blob: Blob, centre_mm: Triple, axes: Axes, m0: float) -> list[Layer]:
     """One lesion at a place in mm: one layer, or two with a rim; none where it misses the grid."""
     rough = _SIGMAS * blob.roughness * blob.lobes[0][3]
     reach = max(blob.stretch) * (max((x * x + y * y + z * z) ** 0.5 + r for x, y, z, r in blob.lobes)) + rough
@@ -83,7 +84,7 @@ def blob_layers(blob: Blob, centre_mm: Point, axes: Axes, m0: float) -> list[Lay
     ]
 
 
-def _depth(blob: Blob, centre_mm: Point, axes: Axes, reach_mm: float) -> Tensor:
+def _depth(blob: Blob, centre_mm: Triple, axes: Axes, reach_mm: float) -> Tensor:
     """Depth in mm below the surface [x, y, z]; true to scale but for the stretch."""
     local = [axis - c for axis, c in zip(axes, centre_mm, strict=True)]
     # Rows: the lesion's own coordinates, in which its lobes are balls.

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsmdl.phantom.drawing.box import Box
+from qsmdl.phantom.drawing.box import box_between
+from qsmdl.phantom.drawing.ranges import Triple
 from qsmdl.phantom.drawing.sampling import Axes
-from qsmdl.phantom.drawing.shapes import Point
+from qsmdl.phantom.drawing.shapes import edge_share
 from qsmdl.phantom.tissue.maps import MAP_NAMES, Maps, Tissue
+from qsmdl.physics.box import Box
 
 _SPARSE = 1 << 16
 """Boxes with more voxels are looked through for touched ones first."""
@@ -56,25 +58,8 @@ def _lay_sparse(part: Maps, fraction: Tensor, tissue: Tissue) -> None:
         values[touched] = values[touched].lerp(value, share)
 
 
-def whole_box(axes: Axes) -> Box:
-    """The box of all voxels."""
-    return slice(0, len(axes[0])), slice(0, len(axes[1])), slice(0, len(axes[2]))
-
-
-def box_between(axes: Axes, low_mm: Point, high_mm: Point) -> Box | None:
-    """The voxels that touch the box between two corners, or None where it misses the grid of three axes."""
-    spans = []
-    for axis, low, high in zip(axes, low_mm, high_mm, strict=True):
-        half = float(axis[1] - axis[0]) / 2
-        first, last = int(torch.searchsorted(axis, low - half)), int(torch.searchsorted(axis, high + half, right=True))
-        if first >= last:
-            return None
-        spans.append(slice(first, last))
-    return spans[0], spans[1], spans[2]
-
-
 def solid_fractions(
-    axes: Axes, low_mm: Point, high_mm: Point, depth_mm: Callable[[Axes], Tensor], radius_mm: float, insets_mm: Sequence[float] = (0.0,)
+    axes: Axes, low_mm: Triple, high_mm: Triple, depth_mm: Callable[[Axes], Tensor], radius_mm: float, insets_mm: Sequence[float] = (0.0,)
 ) -> tuple[Box, tuple[Tensor, ...]] | None:
     """The box between two corners that holds a solid, and the share of each of its voxels that lies in it; None where it misses the grid.
 
@@ -91,7 +76,7 @@ def solid_fractions(
     sample = (voxel[0] * voxel[1] * voxel[2] / (factors[0] * factors[1] * factors[2])) ** (1 / 3)
     # A linear edge around a ball holds more outside than it leaves out inside: its radius must be smaller by sample^2 / (12 radius).
     depth = depth_mm((fine[0], fine[1], fine[2])) - sample * sample / (12 * radius_mm)
-    fractions = tuple(_averaged(((depth - inset) / sample + 0.5).clamp_(0, 1), factors) for inset in insets_mm)
+    fractions = tuple(_averaged(edge_share(depth - inset, sample), factors) for inset in insets_mm)
     return box, fractions
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qsmdl.phantom.drawing.sampling import Axes
+from qsmdl.phantom.drawing.shapes import edge_share
 from qsmdl.phantom.inclusions.threads import exact_fraction
 from qsmdl.phantom.inclusions.tubes import Tubes
 
@@ -61,7 +62,7 @@ def _stamp(filled: Tensor, points: Tensor, radii: Tensor, origin: Tensor, voxel:
         nearest = exact.round().long()
         index = nearest[:, None] + offsets
         distance = ((index - exact[:, None]) * voxel).norm(dim=-1)
-        fraction = ((radius[:, None] - distance) / size + 0.5).clamp_(0, 1) * (2 * radius[:, None] / size).clamp(max=1)
+        fraction = edge_share(radius[:, None] - distance, size) * (2 * radius[:, None] / size).clamp(max=1)
         inside = ((index >= 0) & (index < limits)).all(-1) & (fraction > 0)
         # A maximum does not depend on the order of the points: same seed, same bits.
         filled.scatter_reduce_(0, (index[inside] * strides).sum(-1), fraction[inside], "amax")

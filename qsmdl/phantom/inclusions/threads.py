@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qsmdl.phantom.drawing.sampling import Axes
+from qsmdl.phantom.drawing.shapes import edge_share
 from qsmdl.phantom.inclusions.tubes import Tubes
 
 _THICK = 1.4
@@ -140,7 +141,7 @@ def _thicken(filled: Tensor, start: Tensor, end: Tensor, first: Tensor, last: Te
         edge = (away * voxel).norm(dim=-1) / distance.clamp_min(1e-6)
         radius = torch.lerp(first[part, None], last[part, None], t)
         # A linear edge around a circle holds more outside than it leaves out inside: pi (R^2 + edge^2 / 12) must be pi radius^2.
-        fraction = (((radius.square() - edge.square() / 12).sqrt() - distance) / edge.clamp_min(1e-6) + 0.5).clamp_(0, 1)
+        fraction = edge_share((radius.square() - edge.square() / 12).sqrt() - distance, edge.clamp_min(1e-6))
         inside = ((index >= 0) & (index < limits)).all(-1) & (fraction > 0)
         # A maximum does not depend on the order of the pieces: same seed, same bits.
         filled.scatter_reduce_(0, (index[inside] * strides).sum(-1), fraction[inside], "amax")

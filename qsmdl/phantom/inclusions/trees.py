@@ -4,20 +4,19 @@ At every fork the cubes of the radii add up, r0^3 = r1^3 + r2^3, and the branche
 and J Gen Physiol 1926;9:835-841).
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qsmdl.errors import InputError
+from qsmdl.phantom.drawing.box import box_between
 from qsmdl.phantom.drawing.placing import Region
-from qsmdl.phantom.drawing.ranges import Range, as_range, check_probability, draw_count, draw_log_uniform, draw_uniform
+from qsmdl.phantom.drawing.ranges import Range, Triple, as_range, check_probability, draw_count, draw_log_uniform, draw_seed, draw_uniform
 from qsmdl.phantom.drawing.sampling import Axes, Lattice, apply_separable, seeded
-from qsmdl.phantom.drawing.shapes import Point, unit_vectors
-from qsmdl.phantom.inclusions.overlay import Layer, box_between
+from qsmdl.phantom.drawing.shapes import unit_vectors
+from qsmdl.phantom.inclusions.overlay import Layer
 from qsmdl.phantom.inclusions.threads import exact_fraction
 from qsmdl.phantom.inclusions.tubes import Tubes, with_bulbs
 from qsmdl.phantom.tissue.blood import BloodParams, BloodRanges, draw_blood
@@ -65,20 +64,16 @@ class VesselRanges:
             ("artery_share", 0, 1, ""),
         ):
             object.__setattr__(self, name, as_range(f"vessels.{name}", getattr(self, name), low=low, high=high, unit=unit))
-        if isinstance(self.blood, Mapping):
-            if unknown := sorted(set(self.blood) - {f.name for f in fields(BloodRanges)}):
-                raise InputError(f"vessels.blood holds unknown settings {unknown}; known are {sorted(f.name for f in fields(BloodRanges))}.")
-            object.__setattr__(self, "blood", BloodRanges(**self.blood))
 
 
 @dataclass(frozen=True, slots=True)
 class VesselParams:
-    """The vessel trees of one phantom: for each tree a place (`placing`), the radius of its root in mm and whether it is an artery; the rest is
+    """The vessel trees of one phantom: for each tree a place (`Region.locate`), the radius of its root in mm and whether it is an artery; the rest is
     shared (see `VesselRanges`). seed: of the walks.
     """
 
     seed: int
-    places: tuple[Point, ...]
+    places: tuple[Triple, ...]
     radius_mm: tuple[float, ...]
     arterial: tuple[bool, ...]
     generations: int
@@ -107,10 +102,10 @@ def draw_vessels(ranges: VesselRanges, rng: np.random.Generator) -> VesselParams
         return None
     count, arteries = draw_count(rng, ranges.count), draw_uniform(rng, ranges.artery_share)
     # What is in the vessels is drawn always: there are vessels.
-    blood = draw_blood(BloodRanges(**{f.name: getattr(ranges.blood, f.name) for f in fields(BloodRanges)} | {"probability": 1.0}), rng)
+    blood = draw_blood(replace(ranges.blood, probability=1.0), rng)
     assert blood is not None
     return VesselParams(
-        seed=int(rng.integers(2**31)),
+        seed=draw_seed(rng),
         places=tuple((float(x), float(y), float(z)) for x, y, z in rng.uniform(size=(count, 3))),
         radius_mm=tuple(draw_log_uniform(rng, ranges.radius_mm) for _ in range(count)),
         arterial=tuple(bool(rng.random() < arteries) for _ in range(count)),

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.drawing.box import Box, mask_box
 from qsmdl.phantom.scanning.background import Background, render_background
 from qsmdl.phantom.scanning.downsample import cell_average, coarse_geometry, coarse_labels, coarse_mask, nearest_labels
 from qsmdl.phantom.scanning.effects import Effects
@@ -18,6 +17,7 @@ from qsmdl.phantom.scanning.masking import drop_low_signal, erode, punch
 from qsmdl.phantom.scanning.offset import render_offset
 from qsmdl.phantom.scanning.phase_errors import add_flow, add_slab_noise, difference_wrap_error_ppm, drop_signal, leftover_turns
 from qsmdl.phantom.tissue.field_strength import at_field_strength
+from qsmdl.physics.box import Box, mask_box
 from qsmdl.physics.fieldmap import phase_difference_field
 from qsmdl.physics.fourier import crop_kspace_of_box
 from qsmdl.physics.signal import add_noise, steady_state

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qsmdl.phantom.drawing.box import Box
-from qsmdl.phantom.drawing.ranges import Range, check_probability, draw_count, draw_uniform
+from qsmdl.phantom.drawing.ranges import Range, Triple, check_probability, draw_count, draw_direction, draw_uniform
 from qsmdl.phantom.drawing.sampling import apply_separable, cubic_matrix, grid_axes
 from qsmdl.phantom.scanning.downsample import cell_average, coarse_geometry
-from qsmdl.phantom.scanning.switches import Limits, Switch, Triple, checked_count, draw_direction
+from qsmdl.phantom.scanning.switches import Limits, Switch, checked_count
+from qsmdl.physics.box import Box
 from qsmdl.physics.dipole import point_dipole_field
 from qsmdl.scan import LABELS, Geometry, Phantom
 
@@ -32,8 +32,8 @@ class BackgroundRanges(Switch):
 
     Where a phantom has a skull (label bone outside its mask) its labels are the sources: air_ppm, bone_ppm, fat_ppm relative to water (air 9.4:
     Schenck, Med Phys 1996; bone -2.1: Marques et al., Magn Reson Med 2021; fat 0.6: Hopkins and Wehrli, Magn Reson Med 1997). Elsewhere they are
-    random spheres outside the convex hull of the mask (BFRnet, Zhu et al. 2022, drew -2 to 8 ppm): n_sources, source_radius_mm, source_gap_mm from
-    the hull, source_ppm.
+    random spheres outside the convex hull of the mask: n_sources, source_radius_mm, source_gap_mm from the hull, source_ppm. Their ranges are this
+    project's own (BFRnet, Zhu et al. 2022, drew spheres, cylinders and cubes of -2 to 8 ppm).
 
     shim_order: solid harmonics up to this degree (0 to 2) are fitted to the background in the mask and subtracted, as a shimmed scanner does.
     removal_probability: share of the samples whose background is removed afterwards; the others hand out the total field. removed: share of the

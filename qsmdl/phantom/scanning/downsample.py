@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qsmdl.phantom.drawing.box import mask_box
 from qsmdl.phantom.drawing.sampling import apply_separable
+from qsmdl.physics.box import mask_box
 from qsmdl.scan import LABELS, Geometry
 
 Shape = tuple[int, int, int]

@@ -8,6 +8,7 @@ import numpy as np
 from qsmdl.errors import InputError
 from qsmdl.phantom.drawing.ranges import as_tuples
 from qsmdl.phantom.scanning.background import BackgroundParams, BackgroundRanges, Source, draw_background
+from qsmdl.phantom.scanning.ellipsoids import Ellipsoid
 from qsmdl.phantom.scanning.masking import (
     ErosionParams,
     ErosionRanges,
@@ -34,7 +35,6 @@ from qsmdl.phantom.scanning.phase_errors import (
     draw_slab,
     draw_wraps,
 )
-from qsmdl.phantom.scanning.switches import Blob
 
 _DRAW: dict[str, Any] = {
     "offset": draw_offset,
@@ -105,7 +105,7 @@ _PARAMS: dict[str, Any] = {
     "holes": HoleParams,
     "low_signal": LowSignalParams,
 }
-_PARTS: dict[str, Any] = {"blobs": Blob, "sources": Source, "residual_sources": Source}
+_PARTS: dict[str, Any] = {"blobs": Ellipsoid, "sources": Source, "residual_sources": Source}
 
 
 def _thawed(values: dict[str, Any]) -> dict[str, Any]:

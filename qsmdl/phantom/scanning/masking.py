@@ -13,8 +13,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from qsmdl.phantom.drawing.ranges import Range, check_probability, draw_count, draw_uniform
-from qsmdl.phantom.scanning.switches import Blob, Limits, Switch, blob_fraction, checked_count, draw_blob, place
+from qsmdl.phantom.drawing.placing import Region
+from qsmdl.phantom.drawing.ranges import Range, draw_uniform
+from qsmdl.phantom.drawing.sampling import grid_axes
+from qsmdl.phantom.scanning.ellipsoids import Ellipsoid, EllipsoidRanges, ellipsoid_share
+from qsmdl.phantom.scanning.switches import Limits, Switch
 from qsmdl.scan import Geometry
 
 
@@ -29,22 +32,13 @@ class ErosionRanges(Switch):
 
 
 @dataclass(frozen=True)
-class HoleRanges(Switch):
-    """Ellipsoids cut out of the mask, as brain extraction and quality masks leave them. count; radius_mm: mean semi-axis, log-uniform; surface_share:
-    how many of them sit on the surface.
-    """
+class HoleRanges(EllipsoidRanges):
+    """Ellipsoids cut out of the mask, as brain extraction and quality masks leave them."""
 
     SETTING: ClassVar[str] = "holes"
-    LIMITS: ClassVar[Limits] = {"count": (1, 50, ""), "radius_mm": (0.5, 30.0, "mm")}
 
-    count: Range = (1, 6)
     radius_mm: Range = (1.5, 8.0)
     surface_share: float = 0.6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checked_count("holes.count", self.count)
-        check_probability("holes.surface_share", self.surface_share)
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class ErosionParams:
 class HoleParams:
     """The ellipsoids cut out."""
 
-    blobs: tuple[Blob, ...]
+    blobs: tuple[Ellipsoid, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +81,7 @@ def draw_erosion(ranges: ErosionRanges, rng: np.random.Generator) -> ErosionPara
 
 def draw_holes(ranges: HoleRanges, rng: np.random.Generator) -> HoleParams | None:
     """The holes of one sample, or None."""
-    if not ranges.happens(rng):
-        return None
-    n = draw_count(rng, ranges.count)
-    return HoleParams(tuple(draw_blob(rng, ranges.radius_mm, ranges.surface_share) for _ in range(n)))
+    return HoleParams(ranges.draw(rng)) if ranges.happens(rng) else None
 
 
 def draw_low_signal(ranges: LowSignalRanges, rng: np.random.Generator) -> LowSignalParams | None:
@@ -124,8 +115,9 @@ def erode(mask: Tensor, geometry: Geometry, params: ErosionParams) -> Tensor:
 def punch(mask: Tensor, geometry: Geometry, params: HoleParams) -> Tensor:
     """The mask without the ellipsoids, which are placed in the whole mask; one that would leave less than half of it is left out."""
     kept, least = mask.clone(), int(mask.sum()) / 2
+    region = Region.of(mask, grid_axes(geometry, mask.device))
     for blob in params.blobs:
-        box, share = blob_fraction(blob, place(blob, mask, geometry), geometry, mask.device)
+        box, share = ellipsoid_share(blob, region)
         before = kept[box].clone()
         kept[box] &= share < 0.5
         if int(kept.sum()) < least:

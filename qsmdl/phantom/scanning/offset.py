@@ -1,6 +1,7 @@
 """The phase at TE = 0: what coils and the transmit field leave in every echo."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qsmdl.errors import InputError
-from qsmdl.phantom.drawing.box import Box
 from qsmdl.phantom.drawing.ranges import Range, check_probability, draw_count, draw_uniform
 from qsmdl.phantom.drawing.sampling import grid_axes
-from qsmdl.phantom.scanning.switches import Limits, Switch, evaluate_polynomial
+from qsmdl.phantom.scanning.switches import Limits, Switch, checked_count
+from qsmdl.physics.box import Box
 from qsmdl.scan import Geometry
 
 Monomial = tuple[int, int, int]
@@ -23,8 +23,9 @@ class OffsetRanges(Switch):
     """Phase at TE = 0. smooth_share: how many of the offsets vary over the head, the others are one constant in -pi ... pi; amplitude_rad: half of
     the difference between the largest and the smallest phase in the field of view; order: degree of the polynomial.
 
-    A quadratic of about pi is what the forward model of the QSM challenge 2.0 uses (Marques et al., Magn Reson Med 2021); the combined phase of an
-    array coil varies about as slowly (Robinson et al., NMR Biomed 2017).
+    A quadratic of about pi is an option of the challenge's forward model (qsm-forward; Marques et al., Magn Reson Med 2021), although the challenge's
+    own scans have no offset to speak of; the combined phase of an array coil varies about as slowly (Robinson et al., NMR Biomed 2017). How often,
+    how large and of which order is this project's own choice.
     """
 
     SETTING: ClassVar[str] = "offset"
@@ -37,8 +38,7 @@ class OffsetRanges(Switch):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_probability("offset.smooth_share", self.smooth_share)
-        if any(v != round(v) for v in self.order):
-            raise InputError(f"offset.order is {list(self.order)}; degrees are whole numbers.")
+        checked_count("offset.order", self.order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,15 @@ class OffsetParams:
 
     constant_rad: float
     terms: tuple[tuple[Monomial, float], ...] = ()
+
+
+def evaluate_polynomial(coefficients: Sequence[tuple[tuple[int, int, int], float]], axes: Sequence[Tensor]) -> Tensor:
+    """Sum of coefficient x^i y^j z^k on the grid [x, y, z] of three axes."""
+    x, y, z = axes
+    total = torch.zeros(len(x), len(y), len(z), device=x.device)
+    for (i, j, k), value in coefficients:
+        total += (x**i * value)[:, None, None] * ((y**j)[:, None] * z**k)
+    return total
 
 
 def _spread(terms: list[tuple[Monomial, float]]) -> float:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.drawing.box import Box
-from qsmdl.phantom.drawing.ranges import Range, check_probability, draw_count, draw_log_uniform, draw_uniform
+from qsmdl.phantom.drawing.placing import Region
+from qsmdl.phantom.drawing.ranges import Range, draw_log_uniform, draw_seed, draw_uniform
 from qsmdl.phantom.drawing.sampling import grid_axes, seeded
-from qsmdl.phantom.scanning.switches import Blob, Limits, Switch, blob_fraction, checked_count, draw_blob, draw_seed, place, plane_waves
+from qsmdl.phantom.drawing.shapes import edge_share
+from qsmdl.phantom.scanning.ellipsoids import Ellipsoid, EllipsoidRanges, ellipsoid_share
+from qsmdl.phantom.scanning.switches import Limits, Switch
+from qsmdl.physics.box import Box
 from qsmdl.physics.fieldmap import fit_line
 from qsmdl.physics.noise import phase_information
 from qsmdl.scan import LABELS, FieldMap, Geometry, Phantom, Scan
@@ -35,23 +38,14 @@ class FlowRanges(Switch):
 
 
 @dataclass(frozen=True)
-class DropoutRanges(Switch):
-    """Ellipsoids without signal, as beside air, metal and bleedings. count; radius_mm: mean semi-axis, log-uniform; remainder: share of the signal
-    left; surface_share: how many lie on the brain's surface.
-    """
+class DropoutRanges(EllipsoidRanges):
+    """Ellipsoids without signal, as beside air, metal and bleedings. remainder: share of the signal left."""
 
     SETTING: ClassVar[str] = "dropouts"
-    LIMITS: ClassVar[Limits] = {"count": (1, 50, ""), "radius_mm": (0.5, 30.0, "mm"), "remainder": (0.0, 1.0, "")}
+    LIMITS: ClassVar[Limits] = {**EllipsoidRanges.LIMITS, "remainder": (0.0, 1.0, "")}
 
     count: Range = (1, 5)
-    radius_mm: Range = (1.0, 6.0)
     remainder: Range = (0.0, 0.1)
-    surface_share: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checked_count("dropouts.count", self.count)
-        check_probability("dropouts.surface_share", self.surface_share)
 
 
 @dataclass(frozen=True)
@@ -66,23 +60,15 @@ class SlabRanges(Switch):
 
 
 @dataclass(frozen=True)
-class WrapRanges(Switch):
-    """Whole turns of phase that unwrapping leaves in small regions of single echoes. count; radius_mm: mean semi-axis, log-uniform.
+class WrapRanges(EllipsoidRanges):
+    """Whole turns of phase that unwrapping leaves in small regions of single echoes.
 
     Path-following and Laplacian unwrapping fail beside veins and at the surface (Robinson et al., NMR Biomed 2017).
     """
 
     SETTING: ClassVar[str] = "wraps"
-    LIMITS: ClassVar[Limits] = {"count": (1, 50, ""), "radius_mm": (0.5, 30.0, "mm")}
 
-    count: Range = (1, 6)
     radius_mm: Range = (1.0, 5.0)
-    surface_share: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checked_count("wraps.count", self.count)
-        check_probability("wraps.surface_share", self.surface_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +84,7 @@ class FlowParams:
 class DropoutParams:
     """Ellipsoids and the share of the signal left in each."""
 
-    blobs: tuple[Blob, ...]
+    blobs: tuple[Ellipsoid, ...]
     remainder: tuple[float, ...]
 
 
@@ -119,7 +105,7 @@ class SlabParams:
 class WrapParams:
     """Ellipsoids, the echo of each as a number in 0 ... 1 (the share of the echoes before it), and its turns (1 or -1)."""
 
-    blobs: tuple[Blob, ...]
+    blobs: tuple[Ellipsoid, ...]
     echo: tuple[float, ...]
     turns: tuple[int, ...]
 
@@ -135,9 +121,8 @@ def draw_dropouts(ranges: DropoutRanges, rng: np.random.Generator) -> DropoutPar
     """The voxels without signal of one sample, or None."""
     if not ranges.happens(rng):
         return None
-    n = draw_count(rng, ranges.count)
-    blobs = tuple(draw_blob(rng, ranges.radius_mm, ranges.surface_share) for _ in range(n))
-    return DropoutParams(blobs, tuple(draw_uniform(rng, ranges.remainder) for _ in range(n)))
+    blobs = ranges.draw(rng)
+    return DropoutParams(blobs, tuple(draw_uniform(rng, ranges.remainder) for _ in blobs))
 
 
 def draw_slab(ranges: SlabRanges, rng: np.random.Generator) -> SlabParams | None:
@@ -152,9 +137,15 @@ def draw_wraps(ranges: WrapRanges, rng: np.random.Generator) -> WrapParams | Non
     """The leftover wraps of one sample, or None."""
     if not ranges.happens(rng):
         return None
-    n = draw_count(rng, ranges.count)
-    blobs = tuple(draw_blob(rng, ranges.radius_mm, ranges.surface_share) for _ in range(n))
-    return WrapParams(blobs, tuple(float(rng.random()) for _ in range(n)), tuple(int(rng.choice((-1, 1))) for _ in range(n)))
+    blobs = ranges.draw(rng)
+    return WrapParams(blobs, tuple(float(rng.random()) for _ in blobs), tuple(int(rng.choice((-1, 1))) for _ in blobs))
+
+
+def plane_waves(points_mm: Tensor, scale_mm: float, generator: torch.Generator, n_waves: int = 24) -> Tensor:
+    """A smooth random field of unit variance at points [n, 3]: waves of random directions and phases about scale_mm long."""
+    waves = torch.randn(n_waves, 3, generator=generator, device=generator.device).div_(scale_mm * math.sqrt(3)).to(points_mm)
+    start = torch.rand(n_waves, generator=generator, device=generator.device).to(points_mm)
+    return ((points_mm @ waves.T + start) * (2 * math.pi)).cos_().sum(1) * math.sqrt(2 / n_waves)
 
 
 def add_flow(field_ppm: Tensor, params: FlowParams, phantom: Phantom, box: Box) -> None:
@@ -170,9 +161,9 @@ def add_flow(field_ppm: Tensor, params: FlowParams, phantom: Phantom, box: Box) 
 
 def drop_signal(magnitude: Tensor, params: DropoutParams, phantom: Phantom, box: Box) -> None:
     """Take the signal of ellipsoids out of the magnitude of a box at echo time 0, in place."""
-    geometry = phantom.geometry
+    region = Region.of(phantom.mask, grid_axes(phantom.geometry, phantom.mask.device))
     for blob, remainder in zip(params.blobs, params.remainder, strict=True):
-        where, share = blob_fraction(blob, place(blob, phantom.mask, geometry), geometry, magnitude.device)
+        where, share = ellipsoid_share(blob, region)
         # The blob's box in the coordinates of the magnitude's box, cut to it.
         starts = [max(w.start, b.start) for w, b in zip(where, box, strict=True)]
         stops = [max(min(w.stop, b.stop), s) for w, b, s in zip(where, box, starts, strict=True)]
@@ -191,7 +182,7 @@ def slab_noise_factor(params: SlabParams, mask: Tensor, geometry: Geometry) -> T
     low, high = ((float(hit[i]) + edge) * size - n * size / 2 for i, edge in ((0, -0.5), (-1, 0.5)))
     middle = low + params.centre * (high - low)
     distance = (grid_axes(geometry, mask.device)[params.axis] - middle).abs_()
-    share = ((0.5 * params.thickness_mm - distance) / size + 0.5).clamp_(0, 1)
+    share = edge_share(0.5 * params.thickness_mm - distance, size)
     return (1 + (params.factor - 1) * share).reshape([-1 if a == params.axis else 1 for a in range(3)])
 
 
@@ -206,8 +197,9 @@ def add_slab_noise(signal: Tensor, sigma: float, params: SlabParams, mask: Tenso
 def leftover_turns(params: WrapParams, mask: Tensor, geometry: Geometry, n_echoes: int) -> Tensor:
     """Whole turns [echo, x, y, z] that unwrapping leaves."""
     turns = torch.zeros(n_echoes, *geometry.shape, device=mask.device)
+    region = Region.of(mask, grid_axes(geometry, mask.device))
     for blob, echo, sign in zip(params.blobs, params.echo, params.turns, strict=True):
-        box, share = blob_fraction(blob, place(blob, mask, geometry), geometry, mask.device)
+        box, share = ellipsoid_share(blob, region)
         turns[min(int(echo * n_echoes), n_echoes - 1), *box] += sign * (share >= 0.5)
     return turns * mask
 

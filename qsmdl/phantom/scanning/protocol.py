@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.drawing.ranges import Range, as_range, check_probability, draw_count, draw_log_uniform, draw_uniform
+from qsmdl.phantom.drawing.ranges import Range, Triple, as_range, check_probability, draw_count, draw_direction, draw_log_uniform, draw_uniform
 from qsmdl.phantom.scanning.acquire import Acquisition
-from qsmdl.phantom.scanning.switches import Triple, checked_count, draw_direction
+from qsmdl.phantom.scanning.switches import checked_count
 from qsmdl.scan import Geometry
 
 DEAD_TIME_S = 0.002

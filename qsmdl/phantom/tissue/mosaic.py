@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsmdl.phantom.drawing.box import Box
+from qsmdl.physics.box import Box
 
 
 @dataclass(frozen=True, eq=False, slots=True)

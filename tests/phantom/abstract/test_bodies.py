@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from qsmdl.phantom.abstract.bodies import BODY_KINDS, Body, BodyKind, body_fraction
-from qsmdl.phantom.abstract.outline import draw_rotation, rotation
+from qsmdl.phantom.abstract.outline import draw_rotation
 from qsmdl.phantom.drawing.sampling import grid_axes
+from qsmdl.phantom.drawing.shapes import rotation
 from qsmdl.scan import Geometry
 
 ROOM = Geometry((40, 36, 30), (0.6, 0.6, 0.6))

@@ -11,8 +11,9 @@ import torch
 from qsmdl.errors import InputError
 from qsmdl.phantom.abstract.bodies import BODY_KINDS, Body
 from qsmdl.phantom.abstract.geometric import PaintedBody, ShapeParams, ShapeRanges, draw_shapes, render_shapes
-from qsmdl.phantom.abstract.outline import OutlineParams, OutlineRanges, draw_outline, draw_rotation, render_outline, rotation
+from qsmdl.phantom.abstract.outline import OutlineParams, OutlineRanges, draw_outline, draw_rotation, render_outline
 from qsmdl.phantom.drawing.sampling import grid_axes
+from qsmdl.phantom.drawing.shapes import rotation
 from qsmdl.phantom.scanning.downsample import cell_average
 from qsmdl.scan import LABELS, Geometry
 
@@ -186,9 +187,9 @@ def test_bad_bodies_outlines_and_fields_of_view_are_refused() -> None:
         replace(good, kind="tube")
     with pytest.raises(InputError, match="shows_in is 'field'"):
         PaintedBody(good, 0.1, 20.0, 1.0, 1.0, "field")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="r2star_per_s -1"):
+    with pytest.raises(InputError, match="r2star_per_s is -1"):
         PaintedBody(good, 0.1, -1.0, 1.0, 1.0)
-    with pytest.raises(InputError, match="must not be negative"):
+    with pytest.raises(InputError, match="must be at least 0"):
         ShapeParams((), OutlineParams(0, (5.0, 5.0, 5.0)), -1.0, 1.0, 1.0)
     for setting in ({"semi_axis_mm": (90, 50)}, {"bump_mm": (-1, 2)}, {"tilt_deg": (-200, 0)}, {"bump_scale_mm": (0, 9)}):
         with pytest.raises(InputError, match=f"{next(iter(setting))} is"):

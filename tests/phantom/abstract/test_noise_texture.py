@@ -216,7 +216,7 @@ def test_other_bad_settings_are_refused() -> None:
         fields_of(rate_spread=(0.1, 0.5, 0.1))
     with pytest.raises(InputError, match="amplitude_ppm -1"):
         fields_of(amplitude_ppm=-1)
-    with pytest.raises(InputError, match="must not be negative"):
+    with pytest.raises(InputError, match="must be at least 0"):
         TextureNoiseParams(fields_of(), OutlineParams(0, (9.0, 9.0, 9.0)), -1.0, 1.0, 1.0)
     with pytest.raises(InputError, match="field_of_view_mm is"):
         draw_noise_texture(TextureNoiseRanges(), np.random.default_rng(0), (10.0, -1.0, 10.0))

@@ -2,15 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from qsmdl.phantom.drawing.sampling import Lattice, cubic_matrix, ring_noise, seeded, smooth_noise
-from qsmdl.phantom.drawing.shapes import ellipsoid_depth, rotation_matrix, smooth_intersection, smooth_union, tube_depth
+from qsmdl.phantom.drawing.shapes import edge_share, ellipsoid_depth, rotation, rotation_matrix, smooth_intersection, smooth_union, tube_depth
 from qsmdl.phantom.inclusions.raster import tube_fraction
 from qsmdl.phantom.inclusions.tubes import Tubes
-from qsmdl.phantom.scanning.downsample import coarse_geometry, coarse_labels, coarse_mask, overlap_matrix
-from qsmdl.scan import LABELS, Geometry
 
 
 def _grid(*counts: int, spacing: float = 1.0) -> torch.Tensor:
@@ -100,32 +99,27 @@ def test_a_tube_that_leaves_the_grid_is_cut() -> None:
     assert float(fraction[:, 4].sum()) == 0.0
 
 
-def test_coarse_masks_and_labels() -> None:
-    shares = overlap_matrix(10, 4)
-    assert torch.allclose(shares.sum(1), torch.ones(4))
-    assert torch.allclose(shares[1], torch.tensor([0, 0.1, 0.4, 0.4, 0.1, 0, 0, 0, 0, 0]), atol=1e-6)
-    labels = torch.full((12, 10, 14), LABELS["white_matter"], dtype=torch.uint8)
-    labels[6:] = LABELS["grey_matter"]
-    labels[:, 5, 7] = LABELS["calcification"]
-    labels[:, 3:5] = LABELS["blood"]
-    coarse = coarse_labels(labels, (6, 5, 7))
-    assert set(coarse.unique().tolist()) == {LABELS["white_matter"], LABELS["grey_matter"], LABELS["blood"]}
-    assert int((coarse == LABELS["blood"]).sum()) >= 6 * 7
-    mask = coarse_mask(labels == LABELS["white_matter"], (6, 5, 7))
-    assert mask.dtype == torch.bool
-    assert bool(mask[0, 0].all())
-    assert not bool(mask[4:].any())
+def test_rotations_turn_about_x_then_y_then_z_in_either_precision() -> None:
+    quarter = np.asarray(rotation((90.0, 0.0, 90.0)))
+    assert np.allclose(quarter @ (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), atol=1e-12)
+    assert np.allclose(quarter @ (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), atol=1e-12)
+    angles = (20.0, -30.0, 140.0)
+    matrix = rotation_matrix(angles)
+    assert matrix.dtype == torch.float32
+    assert torch.allclose(matrix.double(), torch.tensor(rotation(angles), dtype=torch.float64), atol=2e-7)
 
 
-def test_coarse_geometry_keeps_field_of_view_and_direction() -> None:
-    import numpy as np
+def test_rotation_matrices_are_the_products_that_heads_were_first_drawn_with() -> None:
+    for angles in np.random.default_rng(0).uniform(-180, 180, (50, 3)):
+        a, b, c = (math.radians(v) for v in angles)
+        about_x = torch.tensor([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
+        about_y = torch.tensor([[math.cos(b), 0, math.sin(b)], [0, 1, 0], [-math.sin(b), 0, math.cos(b)]])
+        about_z = torch.tensor([[math.cos(c), -math.sin(c), 0], [math.sin(c), math.cos(c), 0], [0, 0, 1]])
+        turned = (about_z[:, :, None] * about_y).sum(1)
+        assert torch.equal(rotation_matrix(angles.tolist()), (turned[:, :, None] * about_x).sum(1))
 
-    affine = np.array([[0, 2.0, 0, 5], [1.0, 0, 0, 6], [0, 0, 3.0, 7], [0, 0, 0, 1]])
-    fine = Geometry((10, 12, 14), (1.0, 2.0, 3.0), (0.6, 0.0, 0.8), 3.0, affine)
-    coarse = coarse_geometry(fine, (5, 6, 10))
-    assert coarse.field_of_view_mm == pytest.approx(fine.field_of_view_mm)
-    assert coarse.b0_direction == fine.b0_direction
-    assert coarse.b0_tesla == 3.0
-    assert coarse.affine is not None
-    assert np.allclose(np.linalg.norm(coarse.affine[:3, :3], axis=0), coarse.voxel_size_mm)
-    assert np.allclose(coarse.affine[:3, 3], affine[:3, 3])
+
+def test_an_edge_is_a_ramp_as_wide_as_the_voxel() -> None:
+    depth = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
+    assert torch.equal(edge_share(depth, 2.0), torch.tensor([0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]))
+    assert torch.equal(depth[:2], torch.tensor([-2.0, -1.0]))

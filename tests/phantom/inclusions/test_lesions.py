@@ -17,6 +17,7 @@ from qsmdl.phantom.inclusions.overlay import Layer, lay
 from qsmdl.phantom.tissue.contrast import base_contrast
 from qsmdl.phantom.tissue.maps import Maps
 from qsmdl.scan import LABELS
+from qsmdl.validation import from_settings
 
 KINDS = ("calcification", "haemorrhage", "microbleed")
 
@@ -33,7 +34,7 @@ def _egg(axes: Axes) -> Tensor:
 
 
 def _ranges(*on: str) -> LesionRanges:
-    return LesionRanges(**{kind: {"probability": 1.0} for kind in on})
+    return from_settings("lesions", LesionRanges, {kind: {"probability": 1.0} for kind in on})
 
 
 def _ball(radius_mm: float = 3.0, **changes: object) -> Blob:
@@ -170,7 +171,8 @@ def test_one_switch_for_each_kind_and_none_by_default() -> None:
         assert one is not None
         assert one.iron_factor == ()
         assert one.blobs == tuple(blob for blob in every.blobs if blob.kind == kind)
-    often = [draw_lesions(LesionRanges(microbleed={"probability": 0.3}), np.random.default_rng(s)) is not None for s in range(200)]  # type: ignore[arg-type]
+    seldom = from_settings("lesions", LesionRanges, {"microbleed": {"probability": 0.3}})
+    often = [draw_lesions(seldom, np.random.default_rng(s)) is not None for s in range(200)]
     assert 0.2 < sum(often) / 200 < 0.4
 
 
@@ -224,7 +226,7 @@ def test_iron_raises_chi_and_r2star_of_the_nuclei_only() -> None:
 )
 def test_bad_settings_are_named(kind: str, setting: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"lesions\.{kind}.*{setting}"):
-        LesionRanges(**{kind: {setting: value}})  # type: ignore[arg-type]
+        from_settings("lesions", LesionRanges, {kind: {setting: value}})
 
 
 def test_bad_requests_are_refused() -> None:

@@ -22,6 +22,7 @@ from qsmdl.phantom.inclusions.trees import VesselParams, VesselRanges, draw_vess
 from qsmdl.phantom.inclusions.tubes import Tubes
 from qsmdl.phantom.tissue.blood import CHI_DO_PPM, BloodParams, BloodRanges, blood_chi_ppm, blood_r2star_per_s, draw_blood
 from qsmdl.phantom.tissue.maps import Maps
+from qsmdl.validation import from_settings
 
 BLOOD = BloodParams(0.65, 0.98, 0.42, CHI_DO_PPM, 0.5, 1.1, 1.0)
 
@@ -220,9 +221,9 @@ def test_bad_blood_and_masks_are_refused() -> None:
         BloodRanges(probability=-1)
     with pytest.raises(InputError, match="veins must not hold more oxygen than arteries"):
         BloodRanges(oxygenation=(0.6, 0.97))
-    with pytest.raises(InputError, match="unknown settings"):
-        VesselRanges(blood={"colour": 1})  # type: ignore[arg-type]
-    assert VesselRanges(blood={"haematocrit": [0.3, 0.4]}).blood.haematocrit == (0.3, 0.4)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="has no setting 'colour'"):
+        from_settings("vessels", VesselRanges, {"blood": {"colour": 1}})
+    assert from_settings("vessels", VesselRanges, {"blood": {"haematocrit": [0.3, 0.4]}}).blood.haematocrit == (0.3, 0.4)
     axes = _axes(20, 2.0)
     with pytest.raises(InputError, match="mask is empty"):
         grow_tree(_params(), torch.zeros(10, 10, 10, dtype=torch.bool), axes)

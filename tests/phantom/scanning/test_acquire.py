@@ -9,9 +9,9 @@ import torch
 
 from qsmdl.errors import InputError
 from qsmdl.phantom.anatomy.head import draw_head, render_head
-from qsmdl.phantom.drawing.box import mask_box
 from qsmdl.phantom.scanning.acquire import Acquisition, _field, acquire, make_truth, make_truths, scan_grid
 from qsmdl.phantom.scanning.downsample import cell_average
+from qsmdl.physics.box import mask_box
 from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.fourier import crop_kspace
 from qsmdl.physics.signal import add_noise, multi_echo_signal, steady_state

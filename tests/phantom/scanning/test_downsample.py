@@ -1,10 +1,11 @@
 """Labels on coarser grids, and what training leaves out of a scan."""
 
+import pytest
 import torch
 
 from qsmdl.phantom.anatomy.head import draw_head, render_head
 from qsmdl.phantom.scanning.acquire import Acquisition, _support, acquire
-from qsmdl.phantom.scanning.downsample import coarse_labels, nearest_labels, overlap_matrix
+from qsmdl.phantom.scanning.downsample import coarse_geometry, coarse_labels, coarse_mask, nearest_labels, overlap_matrix
 from qsmdl.scan import LABELS, Geometry
 
 FINE, SHAPE = (31, 40, 36), (20, 25, 24)
@@ -55,3 +56,34 @@ def test_the_support_is_the_mask_grown_by_a_cube(generator):
     grown = torch.nn.functional.max_pool3d(mask[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
     assert bool(grown.any())
     assert torch.equal(_support(mask), grown)
+
+
+def test_coarse_masks_and_labels() -> None:
+    shares = overlap_matrix(10, 4)
+    assert torch.allclose(shares.sum(1), torch.ones(4))
+    assert torch.allclose(shares[1], torch.tensor([0, 0.1, 0.4, 0.4, 0.1, 0, 0, 0, 0, 0]), atol=1e-6)
+    labels = torch.full((12, 10, 14), LABELS["white_matter"], dtype=torch.uint8)
+    labels[6:] = LABELS["grey_matter"]
+    labels[:, 5, 7] = LABELS["calcification"]
+    labels[:, 3:5] = LABELS["blood"]
+    coarse = coarse_labels(labels, (6, 5, 7))
+    assert set(coarse.unique().tolist()) == {LABELS["white_matter"], LABELS["grey_matter"], LABELS["blood"]}
+    assert int((coarse == LABELS["blood"]).sum()) >= 6 * 7
+    mask = coarse_mask(labels == LABELS["white_matter"], (6, 5, 7))
+    assert mask.dtype == torch.bool
+    assert bool(mask[0, 0].all())
+    assert not bool(mask[4:].any())
+
+
+def test_coarse_geometry_keeps_field_of_view_and_direction() -> None:
+    import numpy as np
+
+    affine = np.array([[0, 2.0, 0, 5], [1.0, 0, 0, 6], [0, 0, 3.0, 7], [0, 0, 0, 1]])
+    fine = Geometry((10, 12, 14), (1.0, 2.0, 3.0), (0.6, 0.0, 0.8), 3.0, affine)
+    coarse = coarse_geometry(fine, (5, 6, 10))
+    assert coarse.field_of_view_mm == pytest.approx(fine.field_of_view_mm)
+    assert coarse.b0_direction == fine.b0_direction
+    assert coarse.b0_tesla == 3.0
+    assert coarse.affine is not None
+    assert np.allclose(np.linalg.norm(coarse.affine[:3, :3], axis=0), coarse.voxel_size_mm)
+    assert np.allclose(coarse.affine[:3, 3], affine[:3, 3])

@@ -8,6 +8,7 @@ import torch
 
 from qsmdl.errors import InputError
 from qsmdl.phantom.drawing.sampling import grid_axes
+from qsmdl.phantom.scanning.ellipsoids import Ellipsoid
 from qsmdl.phantom.scanning.masking import (
     ErosionParams,
     ErosionRanges,
@@ -23,7 +24,6 @@ from qsmdl.phantom.scanning.masking import (
     erode,
     punch,
 )
-from qsmdl.phantom.scanning.switches import Blob, inside_point, surface_point
 from qsmdl.scan import Geometry
 
 GRID = Geometry((40, 33, 36), (1.1, 1.4, 1.2))
@@ -66,7 +66,7 @@ def test_erosion_stops_at_half_of_the_mask() -> None:
 
 
 def test_a_hole_has_the_volume_of_its_ellipsoid_and_the_same_place_on_a_finer_grid() -> None:
-    blob = Blob((0.45, 0.5, 0.6), (4.0, 6.0, 5.0))
+    blob = Ellipsoid((0.45, 0.5, 0.6), (4.0, 6.0, 5.0))
     holes = [ball(g) & ~punch(ball(g), g, HoleParams((blob,))) for g in (GRID, FINER)]
     for hole, geometry in zip(holes, (GRID, FINER), strict=True):
         assert volume(hole, geometry) == pytest.approx(4 / 3 * math.pi * 120, rel=0.08)
@@ -77,28 +77,9 @@ def test_a_hole_has_the_volume_of_its_ellipsoid_and_the_same_place_on_a_finer_gr
     assert float((centres[0] - centres[1]).abs().max()) < 0.35
 
 
-def test_points_of_uniform_ranks_are_uniform_in_the_mask() -> None:
-    mask = ball(GRID, 14.0)
-    ranks = np.random.default_rng(0).random((300, 3))
-    points = np.array([inside_point(mask, GRID, tuple(rank)) for rank in ranks])
-    assert np.abs(points.mean(0) - (1.0, -0.5, 0.7)).max() < 1.2
-    radius = np.linalg.norm(points - (1.0, -0.5, 0.7), axis=1)
-    assert radius.max() < 15
-    # In a ball the cube of the radius is uniform.
-    assert np.mean((radius / 14) ** 3) == pytest.approx(0.5, abs=0.06)
-
-
-def test_surface_points_lie_on_the_surface() -> None:
-    for rank in ((0.1, 0.2, 0.3), (0.5, 0.9, 0.1), (0.95, 0.4, 0.0)):
-        points = [np.array(surface_point(ball(g), g, rank)) for g in (GRID, FINER)]
-        for point in points:
-            assert np.linalg.norm(point - (1.0, -0.5, 0.7)) == pytest.approx(15, abs=1.0)
-        assert np.abs(points[0] - points[1]).max() < 1.1
-
-
 def test_a_hole_that_would_take_more_than_half_is_left_out() -> None:
     mask = ball(GRID)
-    kept = punch(mask, GRID, HoleParams((Blob((0.5, 0.5, 0.5), (14.0, 14.0, 14.0)), Blob((0.5, 0.5, 0.5), (3.0, 3.0, 3.0)))))
+    kept = punch(mask, GRID, HoleParams((Ellipsoid((0.5, 0.5, 0.5), (14.0, 14.0, 14.0)), Ellipsoid((0.5, 0.5, 0.5), (3.0, 3.0, 3.0)))))
     assert volume(mask & ~kept, GRID) == pytest.approx(4 / 3 * math.pi * 27, rel=0.12)
 
 

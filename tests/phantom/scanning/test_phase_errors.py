@@ -11,6 +11,7 @@ from qsmdl.errors import InputError
 from qsmdl.phantom.scanning.acquire import Acquisition, acquire
 from qsmdl.phantom.scanning.downsample import cell_average
 from qsmdl.phantom.scanning.effects import Effects
+from qsmdl.phantom.scanning.ellipsoids import Ellipsoid
 from qsmdl.phantom.scanning.offset import OffsetParams, OffsetRanges, draw_offset, render_offset
 from qsmdl.phantom.scanning.phase_errors import (
     DropoutParams,
@@ -28,7 +29,6 @@ from qsmdl.phantom.scanning.phase_errors import (
     leave_wraps,
     leftover_turns,
 )
-from qsmdl.phantom.scanning.switches import Blob
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import LABELS, Geometry, Phantom, Scan
 from qsmdl.units import rad_per_ppm
@@ -115,7 +115,7 @@ def test_flow_has_the_drawn_standard_deviation_on_average() -> None:
 
 
 def test_dropouts_take_the_signal_of_an_ellipsoid() -> None:
-    params = DropoutParams((Blob((0.5, 0.5, 0.5), (3.0, 4.0, 3.5)),), (0.1,))
+    params = DropoutParams((Ellipsoid((0.5, 0.5, 0.5), (3.0, 4.0, 3.5)),), (0.1,))
     result, quiet = scan(Effects(dropouts=params)), scan(Effects())
     ratio = (result.magnitude / quiet.magnitude)[0][result.mask]
     assert float(ratio.min()) == pytest.approx(0.1, abs=1e-3)
@@ -127,7 +127,7 @@ def test_dropouts_take_the_signal_of_an_ellipsoid() -> None:
 
 def test_dropouts_are_the_same_on_a_finer_grid() -> None:
     finer = Geometry((52, 60, 56), (0.6, 0.5, 0.55), GRID.b0_direction, 3.0)
-    params = DropoutParams((Blob((0.4, 0.6, 0.5), (3.0, 4.0, 3.5)), Blob((0.3, 0.2, 0.5), (2.0, 2.5, 2.0), on_surface=True)), (0.0, 0.0))
+    params = DropoutParams((Ellipsoid((0.4, 0.6, 0.5), (3.0, 4.0, 3.5)), Ellipsoid((0.3, 0.2, 0.5), (2.0, 2.5, 2.0), on_surface=True)), (0.0, 0.0))
     lost = []
     for geometry in (GRID, finer):
         acquisition = Acquisition(echo_times_s=(0.004,), peak_snr=math.inf, shape=geometry.shape)
@@ -154,7 +154,7 @@ def test_a_slab_is_noisier_and_the_rest_keeps_its_bits() -> None:
     assert torch.equal(scan(Effects(slab=params), 50.0).phase_rad, noisy.phase_rad)
 
 
-WRAPS = WrapParams((Blob((0.5, 0.5, 0.4), (3.0, 3.0, 4.0)), Blob((0.3, 0.6, 0.5), (2.0, 2.0, 2.0))), (0.99, 0.0), (1, -1))
+WRAPS = WrapParams((Ellipsoid((0.5, 0.5, 0.4), (3.0, 3.0, 4.0)), Ellipsoid((0.3, 0.6, 0.5), (2.0, 2.0, 2.0))), (0.99, 0.0), (1, -1))
 
 
 def test_turns_are_whole_and_lie_in_single_echoes() -> None:
