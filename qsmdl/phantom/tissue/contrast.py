@@ -1,7 +1,7 @@
 """Tissue tables: susceptibility, relaxation and proton density of each label at 7 T, and how they vary from head to head.
 
-Susceptibilities follow the head model of Marques et al. (Magn Reson Med 2021;86:526-542) as ranges, not voxel by voxel; relaxation rates are
-typical of 7 T.
+Susceptibilities of the deep nuclei and of blood are those of the head model of Marques et al. (Magn Reson Med 2021;86:526-542), and the slopes
+in the nuclei lie within its own; the other values, rates and densities typical of 7 T among them, and how heads vary are this project's own choice.
 """
 
 from dataclasses import dataclass
@@ -102,9 +102,7 @@ def _vary(values: Table, rng: np.random.Generator, spread: float) -> Table:
 
 
 def _mixed_chi(rng: np.random.Generator) -> Table:
-    """Domain randomisation: between and beyond both contrasts, each tissue wide around its value, with an overall scale and a rare sign flip of the
-    tissues.
-    """
+    """Domain randomisation: between and beyond both contrasts, each tissue wide around its value, with an overall scale (own choice)."""
     between = rng.uniform(-0.2, 1.2)
     sim1, sim2 = (np.asarray(base_contrast(name).chi_ppm) for name in ("sim1", "sim2"))
     chi = (1 - between) * sim1 + between * sim2
