@@ -85,7 +85,7 @@ def from_settings(name: str, kind: type[T], settings: Mapping[str, Any]) -> T:
     """A dataclass of settings from plain nested values: a mapping for a field that is a dataclass itself becomes one of that kind.
 
     Settings not named keep their defaults, those of a nested dataclass the defaults it has there. Raises InputError for unknown names and for values
-    that do not fit.
+    that do not fit, and names the dataclass where that refuses a value itself.
     """
     usual = {f.name: _default(f) for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     made = {}
@@ -96,7 +96,10 @@ def from_settings(name: str, kind: type[T], settings: Mapping[str, Any]) -> T:
             value = from_settings(f"{name}.{key}", type(base), {**whole, **value})
         made[key] = value
     check_settings(name, kind, made)
-    return kind(**made)
+    try:
+        return kind(**made)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qsmdl.data.recipe import Recipe, VolumeParams, draw_volume, render_volume, volume_seed
-from qsmdl.phantom.label_atlas import LabelAtlas
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import FieldMap, Geometry, Scan, Truth
 

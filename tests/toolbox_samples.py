@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from qsmdl.io.nifti import write_volume
-from qsmdl.phantom.head import draw_head, render_head
+from qsmdl.phantom.anatomy.head import draw_head, render_head
 from qsmdl.scan import LABELS, Geometry, Phantom
 
 VOXEL_MM = 3.2

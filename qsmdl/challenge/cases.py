@@ -26,7 +26,7 @@ from qsmdl.errors import InputError
 from qsmdl.io.files import read_json
 from qsmdl.io.layouts import header_source, read_orientations, read_scan
 from qsmdl.io.rc2 import write_release
-from qsmdl.phantom.contrast import ContrastName
+from qsmdl.phantom.tissue.contrast import ContrastName
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import LABELS, FieldMap, Scan
 from qsmdl.units import GAMMA_MHZ_PER_TESLA

@@ -18,7 +18,7 @@ from qsmdl.data.recipe import Recipe, VolumeParams, acquisition_of, render_phant
 from qsmdl.io.checks import check_same_grid, finite_inside
 from qsmdl.io.nifti import has_nifti, read_volume
 from qsmdl.io.rc2 import CHI, convention_stem
-from qsmdl.phantom.acquire import TruthKind, make_truths, scan_grid
+from qsmdl.phantom.scanning.acquire import TruthKind, make_truths, scan_grid
 from qsmdl.scan import Truth
 
 CONVENTIONS: tuple[TruthKind, ...] = get_args(TruthKind)

@@ -10,7 +10,7 @@ from qsmdl.errors import InputError
 from qsmdl.io.label_map import read_label_map
 from qsmdl.io.label_table import read_label_table
 from qsmdl.io.nifti import nifti_files
-from qsmdl.phantom.label_atlas import LabelAtlas
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 from qsmdl.validation import check_settings
 
 

@@ -13,7 +13,7 @@ from qsmdl.io.bids_writing import write_bids
 from qsmdl.io.layouts import LAYOUTS, Layout
 from qsmdl.io.qsm_ci import write_qsm_ci
 from qsmdl.io.rc2 import TRUTH_FOLDER, write_release, write_truth_apart
-from qsmdl.phantom.acquire import Acquisition
+from qsmdl.phantom.scanning.acquire import Acquisition
 from qsmdl.scan import Scan, Truth
 
 

@@ -24,9 +24,9 @@ from qsmdl.data.recipe import (
 )
 from qsmdl.errors import InputError
 from qsmdl.io.layouts import Layout
-from qsmdl.phantom.acquire import make_truths
-from qsmdl.phantom.contrast import ContrastName
-from qsmdl.phantom.local_field import local_field
+from qsmdl.phantom.scanning.acquire import make_truths
+from qsmdl.phantom.scanning.local_field import local_field
+from qsmdl.phantom.tissue.contrast import ContrastName
 from qsmdl.scan import Phantom, Truth
 
 

@@ -16,9 +16,9 @@ from qsmdl.data.recipe import volume_seed
 from qsmdl.data.sources import recipe_digest
 from qsmdl.errors import InputError
 from qsmdl.io.toolbox import SOURCE, ToolboxModel, find_model, read_model
-from qsmdl.phantom.acquire import Acquisition, acquire, make_truths
-from qsmdl.phantom.contrast import ContrastName
-from qsmdl.phantom.local_field import local_field
+from qsmdl.phantom.scanning.acquire import Acquisition, acquire, make_truths
+from qsmdl.phantom.scanning.local_field import local_field
+from qsmdl.phantom.tissue.contrast import ContrastName
 from qsmdl.scan import Geometry
 
 CHALLENGE_MM = 0.64

@@ -12,8 +12,8 @@ from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
 from qsmdl.data.sources import generator_source, n_volumes_drawn
 from qsmdl.data.stream import PhantomStream, training_volume
 from qsmdl.errors import InputError
-from qsmdl.phantom.contrast import ContrastName
-from qsmdl.phantom.label_atlas import LabelAtlas
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
+from qsmdl.phantom.tissue.contrast import ContrastName
 from qsmdl.scan import Batch
 
 PREFETCH_BYTES = 2**29

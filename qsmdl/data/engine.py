@@ -9,15 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from qsmdl.errors import InputError
-from qsmdl.phantom.blood import BloodParams, BloodRanges, draw_blood
-from qsmdl.phantom.contrast import Contrast, ContrastName
-from qsmdl.phantom.effects import EffectRanges, Effects, draw_effects
-from qsmdl.phantom.field_strength import TABLE_TESLA
-from qsmdl.phantom.geometric import ShapeParams, ShapeRanges, draw_shapes
-from qsmdl.phantom.label_atlas import LabelAtlas
-from qsmdl.phantom.label_maps import LabelMapParams, LabelMapRanges, draw_label_map
-from qsmdl.phantom.lesions import LesionParams, LesionRanges, draw_lesions, laden_with_iron
-from qsmdl.phantom.noise_texture import (
+from qsmdl.phantom.abstract.geometric import ShapeParams, ShapeRanges, draw_shapes
+from qsmdl.phantom.abstract.noise_texture import (
     AddedTextureRanges,
     TextureFieldParams,
     TextureNoiseParams,
@@ -25,11 +18,18 @@ from qsmdl.phantom.noise_texture import (
     draw_added_texture,
     draw_noise_texture,
 )
-from qsmdl.phantom.params import AnatomyRanges, HeadParams, draw_head
-from qsmdl.phantom.protocol import ProtocolParams, ProtocolRanges, draw_protocol
-from qsmdl.phantom.ranges import check_probability
-from qsmdl.phantom.trees import VesselParams, VesselRanges, draw_vessels
-from qsmdl.phantom.vessels import VeinStyle, VeinStyleRanges, draw_vein_style
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
+from qsmdl.phantom.anatomy.label_maps import LabelMapParams, LabelMapRanges, draw_label_map
+from qsmdl.phantom.anatomy.params import AnatomyRanges, HeadParams, draw_head
+from qsmdl.phantom.anatomy.veins import VeinStyle, VeinStyleRanges, draw_vein_style
+from qsmdl.phantom.drawing.ranges import check_probability
+from qsmdl.phantom.inclusions.lesions import LesionParams, LesionRanges, draw_lesions, laden_with_iron
+from qsmdl.phantom.inclusions.trees import VesselParams, VesselRanges, draw_vessels
+from qsmdl.phantom.scanning.effects import EffectRanges, Effects, draw_effects
+from qsmdl.phantom.scanning.protocol import ProtocolParams, ProtocolRanges, draw_protocol
+from qsmdl.phantom.tissue.blood import BloodParams, BloodRanges, draw_blood
+from qsmdl.phantom.tissue.contrast import Contrast, ContrastName
+from qsmdl.phantom.tissue.field_strength import TABLE_TESLA
 from qsmdl.scan import LABELS
 from qsmdl.validation import from_settings
 

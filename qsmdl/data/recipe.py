@@ -14,14 +14,13 @@ import torch
 from qsmdl.data.engine import Engine, Sample, draw_sample
 from qsmdl.data.rendering import render_sample
 from qsmdl.errors import InputError
-from qsmdl.phantom.acquire import Acquisition, TruthKind, acquire
-from qsmdl.phantom.contrast import ContrastName
-from qsmdl.phantom.effects import Effects
-from qsmdl.phantom.head import draw_head, render_head
-from qsmdl.phantom.label_atlas import LabelAtlas
-from qsmdl.phantom.protocol import ProtocolRanges
-from qsmdl.phantom.ranges import Range
-from qsmdl.phantom.switches import draw_direction
+from qsmdl.phantom.anatomy.head import draw_head, render_head
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
+from qsmdl.phantom.drawing.ranges import Range, draw_direction
+from qsmdl.phantom.scanning.acquire import Acquisition, TruthKind, acquire
+from qsmdl.phantom.scanning.effects import Effects
+from qsmdl.phantom.scanning.protocol import ProtocolRanges
+from qsmdl.phantom.tissue.contrast import ContrastName
 from qsmdl.scan import Geometry, Phantom, Scan, Truth
 
 Stream = Literal["train", "validation", "test"]

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 from qsmdl.data.engine import Sample, reference_tesla
 from qsmdl.errors import InputError
-from qsmdl.phantom.blobs import lesion_layers
-from qsmdl.phantom.geometric import render_shapes
-from qsmdl.phantom.head import render_head
-from qsmdl.phantom.label_atlas import LabelAtlas
-from qsmdl.phantom.label_maps import LabelMapParams, render_label_map
-from qsmdl.phantom.noise_texture import TextureNoiseParams, add_texture, render_noise_texture
-from qsmdl.phantom.overlay import Layer, lay
-from qsmdl.phantom.params import HeadParams
-from qsmdl.phantom.sampling import grid_axes
-from qsmdl.phantom.texture import Maps
-from qsmdl.phantom.trees import vessel_layers
+from qsmdl.phantom.abstract.geometric import render_shapes
+from qsmdl.phantom.abstract.noise_texture import TextureNoiseParams, add_texture, render_noise_texture
+from qsmdl.phantom.anatomy.head import render_head
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
+from qsmdl.phantom.anatomy.label_maps import LabelMapParams, render_label_map
+from qsmdl.phantom.anatomy.params import HeadParams
+from qsmdl.phantom.drawing.sampling import grid_axes
+from qsmdl.phantom.inclusions.blobs import lesion_layers
+from qsmdl.phantom.inclusions.overlay import Layer, lay
+from qsmdl.phantom.inclusions.trees import vessel_layers
+from qsmdl.phantom.tissue.maps import Maps
 from qsmdl.scan import Geometry, Phantom
 
 

@@ -10,8 +10,8 @@ import torch
 from qsmdl.data.recipe import Recipe, Stream, draw_volume, volume_seed
 from qsmdl.data.rendering import render_sample
 from qsmdl.errors import InputError
-from qsmdl.phantom.head import draw_head, render_head
-from qsmdl.phantom.label_atlas import LabelAtlas
+from qsmdl.phantom.anatomy.head import draw_head, render_head
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 from qsmdl.scan import Geometry, Phantom
 
 PREVIEW_MM = 2.0

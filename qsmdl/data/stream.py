@@ -12,10 +12,10 @@ from qsmdl.data.engine import Engine
 from qsmdl.data.inputs import Prior
 from qsmdl.data.recipe import Recipe, Stream, draw_volume, render_volume, volume_seed
 from qsmdl.errors import InputError
-from qsmdl.phantom.acquire import NO_EFFECTS
-from qsmdl.phantom.effects import Effects
-from qsmdl.phantom.label_atlas import LabelAtlas
-from qsmdl.phantom.phase_errors import leave_wraps
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
+from qsmdl.phantom.scanning.acquire import NO_EFFECTS
+from qsmdl.phantom.scanning.effects import Effects
+from qsmdl.phantom.scanning.phase_errors import leave_wraps
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import Batch, Scan, Truth
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qsmdl.data.engine import KINDS, Engine, Sample
-from qsmdl.phantom.geometric import ShapeParams
-from qsmdl.phantom.params import HeadParams
-from qsmdl.phantom.protocol import ProtocolParams, ProtocolRanges
-from qsmdl.phantom.ranges import Range
+from qsmdl.phantom.abstract.geometric import ShapeParams
+from qsmdl.phantom.anatomy.params import HeadParams
+from qsmdl.phantom.drawing.ranges import Range
+from qsmdl.phantom.scanning.protocol import ProtocolParams, ProtocolRanges
 
 Survey = dict[str, tuple[list[float], Range]]
 

@@ -8,8 +8,9 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.physics.box import mask_box
 from qsmdl.physics.noise import phase_information, sigma_from_air, sigma_from_residuals
-from qsmdl.physics.unwrap import mask_box, unwrap_spatial, unwrap_temporal
+from qsmdl.physics.unwrap import unwrap_spatial, unwrap_temporal
 from qsmdl.scan import FieldKind, FieldMap, Scan
 from qsmdl.units import rad_per_ppm
 

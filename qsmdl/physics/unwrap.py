@@ -10,19 +10,7 @@ from skimage.restoration import unwrap_phase
 from torch import Tensor
 
 from qsmdl.errors import InputError
-
-Box = tuple[slice, slice, slice]
-
-
-def mask_box(mask: Tensor) -> Box:
-    """Bounding box of a mask [x, y, z]; an empty mask is an InputError."""
-    if not bool(mask.any()):
-        raise InputError("mask is empty: 0 voxels are inside, at least one is needed. Check that the mask file belongs to this scan.")
-    spans = []
-    for axis in range(3):
-        inside = mask.any(dim=[a for a in range(3) if a != axis]).nonzero()
-        spans.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    return spans[0], spans[1], spans[2]
+from qsmdl.physics.box import mask_box
 
 
 def unwrap_spatial(phase_rad: Tensor, mask: Tensor) -> Tensor:

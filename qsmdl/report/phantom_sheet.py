@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qsmdl.errors import InputError
 from qsmdl.io.files import atomic_path
-from qsmdl.phantom.ranges import Range
+from qsmdl.phantom.drawing.ranges import Range
 from qsmdl.scan import Scan, Truth
 
 _COLUMNS = 5

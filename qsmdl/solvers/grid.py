@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.physics.box import mask_box
 from qsmdl.physics.derivatives import gradient_power
 from qsmdl.physics.dipole import dipole_kernel
 from qsmdl.physics.fourier import fast_shape
-from qsmdl.physics.unwrap import mask_box
 from qsmdl.plausible import check_not_phase
 from qsmdl.scan import ChiMap, FieldMap, Outcome
 

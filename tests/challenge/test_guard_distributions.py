@@ -17,7 +17,7 @@ from qsmdl.challenge.matching import OUTLINE_THRESHOLD, Reference, detail_thresh
 from qsmdl.data.recipe import Recipe
 from qsmdl.data.sources import PREVIEW_MM, preview_head
 from qsmdl.io.fingerprint import volume_signature
-from qsmdl.phantom.head import draw_head, render_head
+from qsmdl.phantom.anatomy.head import draw_head, render_head
 from qsmdl.scan import Geometry
 
 pytestmark = pytest.mark.slow

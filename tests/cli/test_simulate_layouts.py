@@ -21,7 +21,7 @@ from qsmdl.data.stream import training_volume
 from qsmdl.errors import InputError
 from qsmdl.io.layouts import read_scan
 from qsmdl.io.nifti import read_volume
-from qsmdl.phantom.local_field import local_field
+from qsmdl.phantom.scanning.local_field import local_field
 from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.physics.fourier import crop_kspace

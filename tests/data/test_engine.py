@@ -17,8 +17,8 @@ from qsmdl.data.stream import PhantomStream
 from qsmdl.data.survey import shares, survey
 from qsmdl.errors import InputError
 from qsmdl.io.label_table import BUILT_IN
-from qsmdl.phantom.label_atlas import LabelAtlas
-from qsmdl.phantom.params import HeadParams
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
+from qsmdl.phantom.anatomy.params import HeadParams
 from qsmdl.scan import LABELS
 
 FOV = (164.0, 205.0, 205.0)

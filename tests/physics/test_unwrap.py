@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from qsmdl.errors import InputError
-from qsmdl.physics.unwrap import mask_box, unwrap_spatial, unwrap_temporal
+from qsmdl.physics.box import mask_box
+from qsmdl.physics.unwrap import unwrap_spatial, unwrap_temporal
 
 SHAPE = (25, 32, 21)
 

@@ -1,0 +1,1 @@
+"""Anatomy: the procedural head with its veins, and phantoms from a user's label maps."""

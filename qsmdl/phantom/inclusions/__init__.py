@@ -1,0 +1,1 @@
+"""What is laid over any phantom: lesions and vessels, sub-voxel exact."""
