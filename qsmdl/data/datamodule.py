@@ -42,10 +42,9 @@ class ValidationPhantoms(Dataset[Batch]):
             contrast: ContrastName = "sim1" if index % 2 == 0 else "sim2"
             params = draw_volume(self.recipe, volume_seed("validation", self.seed, index), contrast=contrast, atlases=self.atlases)
             scan, truth = render_volume(self.recipe, params, self.atlases)
-            if not scan.mask.any():
-                raise InputError(f"Validation volume {index} with seed {self.seed} has an empty mask. Narrow the erosion of data.validation.engine.")
             box = bounding_box(scan.mask)
-            volumes = {name: v[:, *box].contiguous() for name, v in training_volume(scan, truth, self.prior, effects_of(params)).items()}
+            whole = training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr)
+            volumes = {name: v[:, *box].contiguous() for name, v in whole.items()}
             volumes["voxel_size_mm"] = volumes["field_ppm"].new_tensor(params.voxel_size_mm)
             volumes["b0_direction"] = volumes["field_ppm"].new_tensor(params.b0_direction)
             self._volumes[index] = volumes

@@ -22,14 +22,19 @@ from qsmdl.scan import Batch, Scan, Truth
 VOLUMES = ("field_ppm", "prior_ppm", "chi_ppm", "mask", "weight")
 
 
-def training_volume(scan: Scan, truth: Truth, prior: Prior, effects: Effects = NO_EFFECTS) -> dict[str, Tensor]:
+def training_volume(
+    scan: Scan, truth: Truth, prior: Prior, effects: Effects = NO_EFFECTS, *, peak_snr: float | None = None
+) -> dict[str, Tensor]:
     """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior: [n, x, y, z]).
 
     The field goes through the same estimation as at test time, with an offset where the phase has one. effects: of the scan; a background that was
-    not removed makes the field a total one, and wraps are what unwrapping leaves in it.
+    not removed makes the field a total one, and wraps are what unwrapping leaves in it. peak_snr: of the scan, where it is known; it tells the noise
+    of scans whose echoes are too few to show it (one, or two with an offset), and whose air is but a thin rim.
     """
     with_offset = effects.offset is not None
-    field = fit_field(scan, offset=with_offset, kind="total" if effects.has_background else "local")
+    has_residuals = len(scan.echo_times_s) > (2 if with_offset else 1)
+    sigma = None if peak_snr is None or has_residuals else float(scan.magnitude[0].max()) * max(1 / peak_snr, 1e-6)
+    field = fit_field(scan, offset=with_offset, sigma=sigma, kind="total" if effects.has_background else "local")
     if effects.wraps is not None:
         field = leave_wraps(field, scan, effects.wraps, offset=with_offset)
     maps = {"field_ppm": field.field_ppm[None], "prior_ppm": prior(field), "chi_ppm": truth.chi_ppm[None], "weight": field.weight[None]}
@@ -131,7 +136,8 @@ class PhantomStream(IterableDataset[Batch]):
         inside = scan.mask.nonzero()
         if len(inside) == 0:
             raise InputError(f"Volume {index} of the stream {self.stream!r} with seed {self.seed} has an empty mask. Narrow its erosion.")
-        return training_volume(scan, truth, self.prior, effects_of(params)), params.voxel_size_mm, params.b0_direction, inside
+        volumes = training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr)
+        return volumes, params.voxel_size_mm, params.b0_direction, inside
 
     def batch(self, index: int, volume: "object" = None) -> Batch:
         """The batch of a number. volume: a (cached) function from volume number to volume."""
