@@ -1,11 +1,23 @@
-"""Ctrl-C and SIGTERM that wait for a safe place to stop."""
+"""Ctrl-C and SIGTERM that wait for a safe place to stop, and processes that do not outlive the one that started them."""
 
+import ctypes
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 
 EXIT_INTERRUPTED = 130
 """Exit status of a command that was stopped by Ctrl-C and saved its state (128 + SIGINT, as shells report it)."""
+
+
+def end_with_parent() -> None:
+    """On Linux, has the kernel kill this process when the one that started it ends, however that happens; elsewhere nothing.
+
+    A process that waits for gradients of one that is gone would otherwise wait until the transport's time limit (half an hour).
+    """
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGKILL), 0, 0, 0)
 
 
 class DeferredInterrupt:

@@ -59,8 +59,14 @@ def generator() -> torch.Generator:
 
 
 @functools.cache
+def _kept(recipe: Recipe, params: VolumeParams, *, complete: bool) -> tuple[Scan, Truth]:
+    return render_volume(recipe, params, complete=complete)
+
+
 def _rendered(recipe: Recipe, params: VolumeParams, atlases: tuple[LabelAtlas, ...] = (), *, complete: bool = True) -> tuple[Scan, Truth]:
-    return render_volume(recipe, params, atlases, complete=complete)
+    if recipe.engine is not None:  # small samples, each drawn once
+        return render_volume(recipe, params, atlases, complete=complete)
+    return _kept(recipe, params, complete=complete)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from qsmdl.methods import Method
 from qsmdl.poststeps import POST_STEPS, default_candidates
 from qsmdl.validation import check_settings, did_you_mean
 
+SAME_ENGINE = "same"
+"""What overrides of a recipe call the engine that they leave as it is."""
 _POST_STEP = re.compile(rf"method\.\w+\.({'|'.join(POST_STEPS)})=")
 
 
@@ -79,11 +81,17 @@ def build_methods(config: DictConfig, search: DictConfig | None = None) -> list[
 
 def build_recipe(phantom: Mapping[str, Any], acquisition: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of simulated volumes from the groups phantom and acquisition; each may hold a part of the engine, and an acquisition without one is
-    taken as the engine's protocol. overrides: of either; an engine of null goes back to the first generator, with the protocol that they name.
+    taken as the engine's protocol. overrides: of either. Their engine may be null, the first generator with the protocol that they name; settings of
+    an engine, whose protocol is that one unless they give their own; or "same", the one of both groups, whose protocol then holds.
+
+    Raises InputError for an engine that is none of these, and for settings that do not fit.
     """
-    settings = {**phantom, **acquisition, **(overrides or {})}
+    overrides = {key: value for key, value in (overrides or {}).items() if key != "engine" or value != SAME_ENGINE}
+    settings = {**phantom, **acquisition, **overrides}
     parts = [dict(group["engine"]) for group in (phantom, acquisition) if group.get("engine")]
-    engine = {key: value for part in parts for key, value in part.items()} if "engine" not in (overrides or {}) else settings["engine"]
+    engine = {key: value for part in parts for key, value in part.items()} if "engine" not in overrides else settings["engine"]
+    if engine is not None and not isinstance(engine, Mapping):
+        raise InputError(f"engine is {engine!r}; it must be null (the first generator), {SAME_ENGINE} (as in training) or settings of an engine.")
     settings["engine"] = None
     check_settings("phantom and acquisition", Recipe, settings)
     if engine:

@@ -29,13 +29,12 @@ class LabelMaps:
         check_settings("data.label_maps", cls, settings)
         return cls(**settings)
 
-    def read(self, recipe: Recipe) -> tuple[LabelAtlas, ...]:
-        """All label maps of the folder, in the order of their names; none where the recipe draws none.
+    def read(self, *recipes: Recipe) -> tuple[LabelAtlas, ...]:
+        """All label maps of the folder, in the order of their names; none where no recipe draws any.
 
-        Raises InputError where the recipe draws label maps but no folder is named or it holds none, and as `read_label_map`.
+        Raises InputError where a recipe draws label maps but no folder is named or it holds none, and as `read_label_map`.
         """
-        wanted = recipe.draws_label_maps
-        if not wanted:
+        if not any(recipe.draws_label_maps for recipe in recipes):
             return ()
         if self.folder is None:
             raise InputError("phantom.engine.kinds draws label maps, but data.label_maps.folder names none. Name one, or set kinds.label_map to 0.")

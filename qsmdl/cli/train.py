@@ -24,17 +24,18 @@ from qsmdl.cli.catalogue import config_folder
 from qsmdl.cli.errors import reported
 from qsmdl.cli.evaluate import evaluate
 from qsmdl.cli.label_maps import LabelMaps
+from qsmdl.cli.processes import check_strategy, end_others, follower_words, is_first_process, started_by_first_process
 from qsmdl.cli.progress import console, stage
 from qsmdl.cli.records import Earlier, Guard, begin_record, read_earlier
 from qsmdl.data.datamodule import PhantomData
 from qsmdl.data.inputs import Prior
 from qsmdl.data.recipe import Recipe
 from qsmdl.errors import InputError
-from qsmdl.interrupt import EXIT_INTERRUPTED
+from qsmdl.interrupt import EXIT_INTERRUPTED, end_with_parent
 from qsmdl.io.provenance import CARD_ENTRY, seal
 from qsmdl.io.weights import save_weights
 from qsmdl.networks.build import load_tensors
-from qsmdl.training.callbacks import DataWait, PlainProgress, SliceLogger, StopCleanly
+from qsmdl.training.callbacks import DataWait, PlainProgress, SameStream, SliceLogger, StopCleanly
 from qsmdl.training.module import QSMModule
 from qsmdl.training.records import MakeRecord, RecordKeeper
 from qsmdl.validation import check_settings
@@ -70,7 +71,7 @@ def make_data(config: DictConfig) -> PhantomData:
     data["patch_size"] = tuple(data["patch_size"])
     recipe = build_recipe(phantom, acquisition)
     validation = build_recipe(phantom, acquisition, overrides)
-    return PhantomData(recipe, validation, Prior(**prior), seed=config.seed, atlases=label_maps.read(recipe), **data)
+    return PhantomData(recipe, validation, Prior(**prior), seed=config.seed, atlases=label_maps.read(recipe, validation), **data)
 
 
 def make_module(config: DictConfig) -> QSMModule:
@@ -96,6 +97,7 @@ def make_callbacks(config: DictConfig, folder: Path, make_record: MakeRecord) ->
         EMAWeightAveraging(decay=training.ema_decay),
         RecordKeeper(make_record),
         wait,
+        SameStream(config.data.n_workers),
         SliceLogger(),
         LearningRateMonitor(logging_interval="step"),
         ModelCheckpoint(folder / "checkpoints", filename="best", monitor="val/nrmse", save_last=True, enable_version_counter=False),
@@ -111,6 +113,7 @@ def make_trainer(config: DictConfig, folder: Path, callbacks: list[Callback]) ->
     validations.
     """
     training, settings = config.training, plain(config.trainer)
+    check_strategy(settings)
     if settings["precision"] == "auto":
         # Half precision pays only where the processor computes in it; elsewhere it is emulated, and slower than float32.
         settings["precision"] = "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
@@ -146,6 +149,7 @@ def make_card(config: DictConfig, recipe: Recipe, trainer: lightning.Trainer, se
             "seed": config.seed,
             "steps_done": trainer.global_step,
             "batch_size": config.data.batch_size,
+            "n_processes": trainer.world_size,
             "patch_size": plain(config.data.patch_size),
             "seconds": round(seconds, 1),
             "validation_nrmse": None if nrmse is None else round(float(nrmse), 3),
@@ -166,8 +170,20 @@ def _begin_with(module: QSMModule, earlier: Earlier) -> None:
         load_tensors(module.network, earlier.tensors)
 
 
+def _run(trainer: lightning.Trainer, module: QSMModule, data: PhantomData, resume: str | None) -> None:
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except BaseException:
+        end_others(trainer)
+        raise
+
+
 def fit(config: DictConfig, folder: Path) -> Path:
-    """Train, and export the averaged weights; returns the exported file. Ends the process with status 130 after an interruption that was saved."""
+    """Train, and export the averaged weights; returns the exported file. Ends the process with status 130 after an interruption that was saved.
+
+    Of several processes that train together all come here; the first one exports, and alone says that it was interrupted, since a launcher ends all
+    processes where one of the others fails.
+    """
     resume, guard = _check_resume(config.resume), Guard.of(config)
     data, module = make_data(config), make_module(config)
     earlier = read_earlier(resume, config.start_from, guard)
@@ -178,7 +194,7 @@ def fit(config: DictConfig, folder: Path) -> Path:
     console.print(f"Training {module.network.n_parameters:,} weights for {config.training.n_steps} steps; TensorBoard: tensorboard --logdir {folder}")
     begun = time.monotonic()
     try:
-        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        _run(trainer, module, data, resume)
     except RuntimeError as error:
         if resume and "state_dict" in str(error):
             raise InputError(f"{resume} belongs to another architecture: {error}. Resume with the network settings of that run.") from error
@@ -189,11 +205,15 @@ def fit(config: DictConfig, folder: Path) -> Path:
                 f"{resume} could not be read as a checkpoint of a run: {error}. It is damaged, or holds objects, which are never loaded."
             ) from error
         raise
+    if callbacks.stop.interrupted and not is_first_process():
+        sys.exit(0)
     if callbacks.stop.interrupted:
         sys.stderr.write(f"interrupted after step {trainer.global_step}; go on with resume={callbacks.stop.path}; exit status {EXIT_INTERRUPTED}\n")
         sys.exit(EXIT_INTERRUPTED)
     console.print(f"  {callbacks.wait.samples_per_s:.2f} patches/s, {100 * callbacks.wait.data_wait_share:.1f} % of the time waiting for data")
     path = folder / "weights.safetensors"
+    if not is_first_process():
+        return path
     card, tensors = make_card(config, data.recipe, trainer, time.monotonic() - begun), module.network.state_dict()
     save_weights(path, tensors, card | {CARD_ENTRY: seal(make_record(trainer.global_step), tensors)})
     return path
@@ -205,9 +225,11 @@ def train(config: DictConfig, folder: Path) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="Grad strides do not match")  # of 1 x 1 x 1 convolutions in several processes; costs nothing
+    console.quiet = not is_first_process()
     with stage("Training"):
         path = fit(config, folder)
-    if not config.evaluate:
+    if not config.evaluate or not is_first_process():
         return
     with open_dict(config):
         config.data = config.held_out
@@ -219,7 +241,14 @@ def train(config: DictConfig, folder: Path) -> None:
 
 
 @hydra.main(version_base=None, config_path=os.fspath(config_folder()), config_name="train")
-def main(config: DictConfig) -> Any:
-    """Entry point of train.py."""
+def _main(config: DictConfig) -> Any:
     with reported():
         train(config, Path(HydraConfig.get().runtime.output_dir))
+
+
+def main() -> None:
+    """Entry point of train.py."""
+    if started_by_first_process(sys.argv[1:]):
+        end_with_parent()
+    sys.argv += follower_words(sys.argv[1:])
+    _main()

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from qsmdl.data.inputs import Prior, bounding_box
 from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
 from qsmdl.data.sources import generator_source, n_volumes_drawn
-from qsmdl.data.stream import PhantomStream, training_volume
+from qsmdl.data.stream import PhantomStream, check_local_fields, effects_of, training_volume
 from qsmdl.errors import InputError
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 from qsmdl.phantom.tissue.contrast import ContrastName
@@ -21,10 +21,15 @@ PREFETCH_BYTES = 2**29
 
 
 class ValidationPhantoms(Dataset[Batch]):
-    """Whole simulated volumes, cut to the mask's bounding box, fixed by the seed; drawn from a stream of their own. Each is rendered once."""
+    """Whole simulated volumes, cut to the mask's bounding box, fixed by the seed; drawn from a stream of their own. Each is rendered once.
 
-    def __init__(self, recipe: Recipe, prior: Prior, *, n_volumes: int, seed: int) -> None:
-        self.recipe, self.prior, self.n_volumes, self.seed = recipe, prior, n_volumes, seed
+    recipe: may have an engine, of any kinds of samples; heads alternate between the contrasts of Sim1 and Sim2, label maps keep their own. atlases:
+    label maps that the recipe's engine draws from. Raises InputError for a recipe that hands out total fields.
+    """
+
+    def __init__(self, recipe: Recipe, prior: Prior, *, n_volumes: int, seed: int, atlases: tuple[LabelAtlas, ...] = ()) -> None:
+        check_local_fields(recipe)
+        self.recipe, self.prior, self.n_volumes, self.seed, self.atlases = recipe, prior, n_volumes, seed, atlases
         self._volumes: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -35,10 +40,11 @@ class ValidationPhantoms(Dataset[Batch]):
             raise IndexError(index)
         if index not in self._volumes:
             contrast: ContrastName = "sim1" if index % 2 == 0 else "sim2"
-            params = draw_volume(self.recipe, volume_seed("validation", self.seed, index), contrast=contrast)
-            scan, truth = render_volume(self.recipe, params)
+            params = draw_volume(self.recipe, volume_seed("validation", self.seed, index), contrast=contrast, atlases=self.atlases)
+            scan, truth = render_volume(self.recipe, params, self.atlases)
             box = bounding_box(scan.mask)
-            volumes = {name: v[:, *box].contiguous() for name, v in training_volume(scan, truth, self.prior).items()}
+            whole = training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr)
+            volumes = {name: v[:, *box].contiguous() for name, v in whole.items()}
             volumes["voxel_size_mm"] = volumes["field_ppm"].new_tensor(params.voxel_size_mm)
             volumes["b0_direction"] = volumes["field_ppm"].new_tensor(params.b0_direction)
             self._volumes[index] = volumes
@@ -48,9 +54,9 @@ class ValidationPhantoms(Dataset[Batch]):
 class PhantomData(lightning.LightningDataModule):
     """Streams patches of simulated heads.
 
-    recipe: what volumes are drawn from; validation_recipe: the same for the fixed validation phantoms (alternating Sim1 and Sim2 contrast); prior:
+    recipe: what volumes are drawn from; validation_recipe: the same for the fixed validation phantoms (heads alternate Sim1 and Sim2); prior:
     the closed-form inversion fed along; n_workers: loader processes, each rendering its own volumes (0: in the trainer's process); seed: of the
-    whole stream; atlases: the user's label maps, for a recipe that draws them. The stream continues after `trainer.global_step` batches, which is
+    whole stream; atlases: the user's label maps, for recipes that draw them. The stream continues after `trainer.global_step` batches, which is
     what makes a resumed run see the batches that an uninterrupted one would; processes that train together render volumes of their own.
     """
 
@@ -74,12 +80,16 @@ class PhantomData(lightning.LightningDataModule):
             raise InputError(f"n_workers is {n_workers} and n_validation_volumes {n_validation_volumes}; at least 0 and 1 are needed.")
         self.recipe, self.prior, self.n_workers, self.seed, self.atlases = recipe, prior, n_workers, seed, atlases
         self.patch_size, self.batch_size, self.batches_per_volume, self.p_drop_weight = patch_size, batch_size, batches_per_volume, p_drop_weight
-        self.validation = ValidationPhantoms(validation_recipe, prior, n_volumes=n_validation_volumes, seed=seed)
+        self.validation = ValidationPhantoms(validation_recipe, prior, n_volumes=n_validation_volumes, seed=seed, atlases=atlases)
 
     def sources(self, n_batches: int) -> list[dict[str, Any]]:
-        """What has been read after so many training batches, as entries of a training record: the stream and the validation phantoms."""
-        n_lanes = max(self.n_workers, 1) * (self.trainer.world_size if self.trainer else 1)
-        n_volumes = n_volumes_drawn(n_batches, n_lanes=n_lanes, batches_per_volume=self.batches_per_volume)
+        """What all processes have read after so many training batches of each, as entries of a training record: stream and validation phantoms."""
+        n_volumes = n_volumes_drawn(
+            n_batches,
+            n_lanes=max(self.n_workers, 1),
+            batches_per_volume=self.batches_per_volume,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
         validation = self.validation
         return [
             generator_source(self.recipe, stream="train", seed=self.seed, n_volumes=n_volumes),

@@ -128,7 +128,7 @@ def draw_sample(
         kind=kind,
         anatomy=anatomy,
         protocol=protocol,
-        effects=draw_effects(engine.effects, parts[7]),
+        effects=_seen_with(draw_effects(engine.effects, parts[7]), protocol),
         partial_volume=engine.partial_volume,
         veins=draw_vein_style(engine.veins, parts[8]) if kind == "head" else None,
         # Heads have a venous tree of their own.
@@ -145,6 +145,16 @@ def _affordable(engine: Engine, protocol: ProtocolParams, field_of_view_mm: tupl
     x, y, z = field_of_view_mm
     shrink = min(1.0, (engine.max_voxels * math.prod(protocol.voxel_size_mm) / (x * y * z)) ** (1 / 3))
     return x * shrink, y * shrink, z * shrink
+
+
+def _seen_with(effects: Effects, protocol: ProtocolParams) -> Effects:
+    """The effects that can be told apart with a protocol's echoes: one echo has no phase offset.
+
+    A single phase does not tell an offset from a field, so nothing could be fitted, and pi at 20 ms and 3 T would stay as a field of 0.2 ppm. Whoever
+    inverts a single echo has removed the background from it, and offsets, which are smooth, with the background; what that leaves is drawn with the
+    background (`residual_rms_ppm`).
+    """
+    return dataclasses.replace(effects, offset=None) if len(protocol.echo_times_s) == 1 else effects
 
 
 def reference_tesla(protocol: ProtocolParams) -> float:

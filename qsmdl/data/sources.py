@@ -38,9 +38,12 @@ def generator_source(recipe: Recipe, *, stream: Stream, seed: int, n_volumes: in
     }
 
 
-def n_volumes_drawn(n_batches: int, *, n_lanes: int, batches_per_volume: int) -> int:
-    """How many volumes the first batches of a `PhantomStream` draw on (at most): every lane renders one for each `batches_per_volume` batches."""
-    return n_lanes * (-(-n_batches // (n_lanes * batches_per_volume)))
+def n_volumes_drawn(n_batches: int, *, n_lanes: int, batches_per_volume: int, world_size: int = 1) -> int:
+    """How many volumes the first batches of a `PhantomStream` draw on (at most): every lane renders one for each `batches_per_volume` batches.
+
+    world_size: of processes that train together, each with `n_lanes` lanes and `n_batches` batches of its own.
+    """
+    return world_size * n_lanes * (-(-n_batches // (n_lanes * batches_per_volume)))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from qsmdl.data.engine import Engine
 from qsmdl.data.inputs import Prior
-from qsmdl.data.recipe import Recipe, Stream, draw_volume, render_volume, volume_seed
+from qsmdl.data.recipe import Recipe, Stream, VolumeParams, draw_volume, render_volume, volume_seed
 from qsmdl.errors import InputError
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 from qsmdl.phantom.scanning.acquire import NO_EFFECTS
@@ -22,20 +22,40 @@ from qsmdl.scan import Batch, Scan, Truth
 VOLUMES = ("field_ppm", "prior_ppm", "chi_ppm", "mask", "weight")
 
 
-def training_volume(scan: Scan, truth: Truth, prior: Prior, effects: Effects = NO_EFFECTS) -> dict[str, Tensor]:
+def training_volume(
+    scan: Scan, truth: Truth, prior: Prior, effects: Effects = NO_EFFECTS, *, peak_snr: float | None = None
+) -> dict[str, Tensor]:
     """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior: [n, x, y, z]).
 
     The field goes through the same estimation as at test time, with an offset where the phase has one. effects: of the scan; a background that was
-    not removed makes the field a total one, and wraps are what unwrapping leaves in it.
+    not removed makes the field a total one, and wraps are what unwrapping leaves in it. peak_snr: of the scan, where it is known; it tells the noise
+    of scans whose echoes are too few to show it (one, or two with an offset), and whose air is but a thin rim.
     """
     with_offset = effects.offset is not None
-    field = fit_field(scan, offset=with_offset, kind="total" if effects.has_background else "local")
+    has_residuals = len(scan.echo_times_s) > (2 if with_offset else 1)
+    sigma = None if peak_snr is None or has_residuals else float(scan.magnitude[0].max()) * max(1 / peak_snr, 1e-6)
+    field = fit_field(scan, offset=with_offset, sigma=sigma, kind="total" if effects.has_background else "local")
     if effects.wraps is not None:
         field = leave_wraps(field, scan, effects.wraps, offset=with_offset)
     maps = {"field_ppm": field.field_ppm[None], "prior_ppm": prior(field), "chi_ppm": truth.chi_ppm[None], "weight": field.weight[None]}
     volumes: dict[str, Tensor] = {name: (values * scan.mask).float() for name, values in maps.items()}
     volumes["mask"] = scan.mask[None]
     return volumes
+
+
+def effects_of(params: VolumeParams) -> Effects:
+    """What happens to the scan of a drawn volume; nothing in the first generator's."""
+    return NO_EFFECTS if params.sample is None else params.sample.effects
+
+
+def check_local_fields(recipe: Recipe) -> None:
+    """Raises InputError for a recipe of which some samples hand out total fields: networks are trained and validated on local ones."""
+    background = recipe.engine.effects.background if isinstance(recipe.engine, Engine) else None
+    if background is not None and background.probability > 0 and background.removal_probability < 1:
+        raise InputError(
+            f"effects.background.removal_probability is {background.removal_probability}; networks are trained on local fields, so it must be 1 "
+            "in training data."
+        )
 
 
 def cut_patch(volumes: dict[str, Tensor], centre: tuple[int, ...], size: tuple[int, int, int]) -> dict[str, Tensor]:
@@ -90,12 +110,7 @@ class PhantomStream(IterableDataset[Batch]):
                 raise InputError(f"{name} is {value}; it must be at least 1.")
         if not 0 <= p_drop_weight <= 1:
             raise InputError(f"p_drop_weight is {p_drop_weight}; a probability lies between 0 and 1.")
-        background = recipe.engine.effects.background if isinstance(recipe.engine, Engine) else None
-        if background is not None and background.probability > 0 and background.removal_probability < 1:
-            raise InputError(
-                f"effects.background.removal_probability is {background.removal_probability}; networks are trained on local fields, so it must be 1 "
-                "in training data."
-            )
+        check_local_fields(recipe)
         if not 0 <= rank < world_size:
             raise InputError(f"rank is {rank} of {world_size} processes; it must lie between 0 and {world_size - 1}.")
         self.recipe, self.prior, self.seed, self.stream, self.atlases = recipe, prior, seed, stream, atlases
@@ -118,11 +133,11 @@ class PhantomStream(IterableDataset[Batch]):
     def _volume(self, index: int) -> tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]:
         params = draw_volume(self.recipe, volume_seed(self.stream, self.seed, index), atlases=self.atlases)
         scan, truth = render_volume(self.recipe, params, self.atlases, complete=False)
-        effects = NO_EFFECTS if params.sample is None else params.sample.effects
         inside = scan.mask.nonzero()
         if len(inside) == 0:
             raise InputError(f"Volume {index} of the stream {self.stream!r} with seed {self.seed} has an empty mask. Narrow its erosion.")
-        return training_volume(scan, truth, self.prior, effects), params.voxel_size_mm, params.b0_direction, inside
+        volumes = training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr)
+        return volumes, params.voxel_size_mm, params.b0_direction, inside
 
     def batch(self, index: int, volume: "object" = None) -> Batch:
         """The batch of a number. volume: a (cached) function from volume number to volume."""

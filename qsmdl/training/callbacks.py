@@ -15,7 +15,8 @@ from qsmdl.scan import Batch
 
 
 class StopCleanly(Callback):
-    """On Ctrl-C or SIGTERM finishes the running step, saves everything to `path`, and ends training; `interrupted` tells afterwards.
+    """On Ctrl-C or SIGTERM finishes the running step, saves everything to `path`, and ends training; `interrupted` tells afterwards. A signal to one
+    of several processes that train together stops all of them after the same step.
 
     Must come before weight averaging among the callbacks: that one overwrites the current weights with their average when training ends.
     """
@@ -30,8 +31,8 @@ class StopCleanly(Callback):
         self._deferred.__enter__()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Ask the trainer to stop if a signal came."""
-        if self._deferred.requested:
+        """Ask the trainer to stop if a signal came, to whichever process."""
+        if trainer.strategy.reduce_boolean_decision(self._deferred.requested, all=False):
             self.interrupted = trainer.should_stop = True
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -43,6 +44,29 @@ class StopCleanly(Callback):
     def on_exception(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException) -> None:
         """Let go of the signals."""
         self._deferred.__exit__(None, None, None)
+
+
+class SameStream(Callback):
+    """Says so where a resumed run goes on with another number of processes or loader workers: then the volumes that it draws from here on are not
+    those that it would have drawn without the stop.
+    """
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers, self.n_processes = n_workers, 1
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Count the processes."""
+        self.n_processes = trainer.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the stream of volumes depends on besides recipe and seed."""
+        return {"n_processes": self.n_processes, "n_workers": self.n_workers}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare."""
+        if state_dict != self.state_dict():
+            before, now = (f"{s['n_processes']} x {s['n_workers']}" for s in (state_dict, self.state_dict()))
+            sys.stderr.write(f"note: the run had {before} processes x loader workers, now {now}; from here on it draws other volumes\n")
 
 
 def slice_sheet(volumes: list[Tensor], window_ppm: float = 0.1) -> Tensor:
@@ -59,7 +83,7 @@ def slice_sheet(volumes: list[Tensor], window_ppm: float = 0.1) -> Tensor:
 
 
 class SliceLogger(Callback):
-    """Writes reconstruction, truth and error of the first validation phantoms to TensorBoard, all at +-0.1 ppm."""
+    """Writes reconstruction, truth and error of the first validation phantoms (those of the first process) to TensorBoard, all at +-0.1 ppm."""
 
     def __init__(self, n_phantoms: int = 2, window_ppm: float = 0.1) -> None:
         self.n_phantoms, self.window_ppm = n_phantoms, window_ppm
@@ -69,10 +93,12 @@ class SliceLogger(Callback):
     ) -> None:
         """Draw."""
         writer = getattr(trainer.logger, "experiment", None)
-        if trainer.sanity_checking or batch_idx >= self.n_phantoms or writer is None or not hasattr(writer, "add_image"):
+        skipped = trainer.sanity_checking or not trainer.is_global_zero or batch_idx >= self.n_phantoms
+        if skipped or writer is None or not hasattr(writer, "add_image"):
             return
         recon, truth = outputs[0, 0].detach().cpu(), batch["chi_ppm"][0, 0].cpu()
-        writer.add_image(f"phantom_{batch_idx}/recon_truth_error", slice_sheet([recon, truth, recon - truth], self.window_ppm), trainer.global_step)
+        number = batch_idx * trainer.world_size
+        writer.add_image(f"phantom_{number}/recon_truth_error", slice_sheet([recon, truth, recon - truth], self.window_ppm), trainer.global_step)
 
 
 class PlainProgress(Callback):
@@ -83,6 +109,8 @@ class PlainProgress(Callback):
         self._last = self._start = time.monotonic()
 
     def _say(self, trainer: lightning.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
         shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/nrmse", "val/nrmse_prior")}
         values = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
         sys.stderr.write(f"  step {trainer.global_step}/{self.n_steps}  {time.monotonic() - self._start:.0f} s  {values}\n")
@@ -105,17 +133,19 @@ class PlainProgress(Callback):
 
 class DataWait(Callback):
     """Measures the share of training time spent waiting for batches: `data_wait_share`, logged, with `samples_per_s`. The first batch, for which a
-    whole volume must be rendered, is told apart as `first_batch_s`.
+    whole volume must be rendered, is told apart as `first_batch_s`. Of several processes that train together the first measures itself; patches are
+    those of all. Time that a process waits for gradients of another, whose batch was late, counts as work.
     """
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.first_batch_s = self._waited = self._worked = 0.0
-        self._n = 0
+        self._n, self._n_processes = 0, 1
         self._mark = time.perf_counter()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""
+        self._n_processes = trainer.world_size
         self._mark = time.perf_counter()
 
     def on_train_batch_start(self, *args: Any) -> None:
@@ -148,4 +178,4 @@ class DataWait(Callback):
     @property
     def samples_per_s(self) -> float:
         """Training patches per second."""
-        return self._n * self.batch_size / max(self._waited + self._worked, 1e-9)
+        return self._n * self._n_processes * self.batch_size / max(self._waited + self._worked, 1e-9)

@@ -1,11 +1,13 @@
 """The Lightning module around a network."""
 
 import math
-from typing import Any
+from collections.abc import Sized
+from typing import Any, cast
 
 import lightning
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from qsmdl.errors import InputError
 from qsmdl.networks.build import build_network
@@ -78,20 +80,34 @@ class QSMModule(lightning.LightningModule):
         return sum(weighted, chi_ppm.new_zeros(())), parts
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """One step; stops with the step's number if the loss is not finite, before it can spoil the weights."""
+        """One step; stops with the step's number if the loss is not finite, before it can spoil the weights: in all processes that train together, or
+        those where it is finite would wait for the others' gradients.
+        """
         loss, parts = self.loss(self(batch), batch)
-        if not torch.isfinite(loss):
-            raise InputError(f"The loss is {loss.item()} at step {self.global_step}. Lower training.learning_rate, or use trainer.precision=32-true.")
+        if not self._in_all_processes(bool(torch.isfinite(loss))):
+            where = f"is {loss.item()}" if not torch.isfinite(loss) else "of another process is not finite"
+            raise InputError(f"The loss {where} at step {self.global_step}. Lower training.learning_rate, or use trainer.precision=32-true.")
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": part for name, part in parts.items()})
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The reconstruction of one validation phantom, for callbacks that draw it."""
+        """The reconstruction of one validation phantom, for callbacks that draw it.
+
+        Processes that train together share the phantoms out. Where these do not come out even, Lightning repeats the first ones, which then count
+        nothing: the means are those of one process. (Lightning takes the mean over processes of their numbers of phantoms too, and rounds it: as
+        multiples of the number of processes they survive.)
+        """
         chi: Tensor = self(batch)
-        self.log("val/nrmse", nrmse(chi, batch["chi_ppm"], batch["mask"]), prog_bar=True, batch_size=1)
-        self.log("val/nrmse_prior", nrmse(batch["prior_ppm"][:, :1], batch["chi_ppm"], batch["mask"]), batch_size=1)
+        n_phantoms = len(cast(Sized, cast(DataLoader[Batch], self.trainer.val_dataloaders).dataset))
+        n_processes = self.trainer.world_size
+        count = n_processes if batch_index * n_processes + self.global_rank < n_phantoms else 0
+        self.log("val/nrmse", nrmse(chi, batch["chi_ppm"], batch["mask"]), prog_bar=True, batch_size=count, sync_dist=True)
+        self.log("val/nrmse_prior", nrmse(batch["prior_ppm"][:, :1], batch["chi_ppm"], batch["mask"]), batch_size=count, sync_dist=True)
         return chi
+
+    def _in_all_processes(self, decision: bool) -> bool:
+        return decision if self._trainer is None else bool(self.trainer.strategy.reduce_boolean_decision(decision))
 
     def configure_optimizers(self) -> Any:
         """AdamW, with the learning rate set at every step."""
