@@ -72,5 +72,5 @@ def _rendered(recipe: Recipe, params: VolumeParams, atlases: tuple[LabelAtlas, .
 @pytest.fixture
 def fast_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads are rendered once a session, whoever draws them again."""
-    for module in ("qsmdl.data.stream", "qsmdl.data.datamodule", "qsmdl.challenge.cases"):
+    for module in ("qsmdl.data.stream", "qsmdl.data.datamodule", "qsmdl.challenge.cases", "qsmdl.cli.cache"):
         monkeypatch.setattr(f"{module}.render_volume", _rendered)

@@ -51,7 +51,7 @@ def gallery(arguments: argparse.Namespace) -> None:
     """Write OUT/samples.png (contact sheet), samples.json (their parameters), and for an engine ranges.png and shares.md."""
     if arguments.gallery < 1:
         raise InputError(f"--gallery is {arguments.gallery}; at least one sample is needed.")
-    recipe = recipe_of_configs(arguments.phantom, arguments.acquisition)
+    recipe = recipe_of_configs(arguments.phantom or "engine", arguments.acquisition or "engine")
     sheet = recipe
     if isinstance(recipe.engine, Engine):
         sheet = dataclasses.replace(recipe, engine=dataclasses.replace(recipe.engine, max_voxels=min(SHEET_VOXELS, recipe.engine.max_voxels)))

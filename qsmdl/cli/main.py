@@ -77,7 +77,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     """What argparse cannot express; ends the process with status 2."""
-    if arguments.command == "reconstruct":
+    if arguments.command == "simulate":
+        arguments.settings = [*arguments.settings, *rest]
+    elif arguments.command == "reconstruct":
         words = [*arguments.arguments, *rest]
         folders = [a for a in words if "=" not in a or Path(a).is_dir()]
         arguments.settings = [a for a in words if a not in folders]
@@ -122,7 +124,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = make_parser()
     # argparse takes positional words in one place only; settings may stand anywhere among the options.
     arguments, rest = parser.parse_known_args(words)
-    if rest and (arguments.command != "reconstruct" or any(word.startswith("-") for word in rest)):
+    if rest and (arguments.command not in ("reconstruct", "simulate") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _check_arguments(parser, arguments, rest)
     with reported():

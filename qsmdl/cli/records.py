@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qsmdl.challenge.guard import check_registered, check_truths, read_truths
 from qsmdl.cli.build import plain
+from qsmdl.cli.cache import check_renderings
 from qsmdl.cli.progress import stage
 from qsmdl.data.datamodule import PhantomData
 from qsmdl.data.sources import PREVIEW_MM, preview_head
@@ -31,7 +32,8 @@ class Guard:
     """The config's `guard`.
 
     folders: volumes that the training reads besides the generator's; releases: whose truths no training volume may hold; n_previews: heads of the
-    generator compared with them; allow_unattested: go on from checkpoints without a good record, which marks the new one.
+    generator compared with them, or volumes of a fixed set compared with their rendering; allow_unattested: go on from checkpoints without a good
+    record, which marks the new one.
     """
 
     folders: tuple[str, ...] = ()
@@ -97,6 +99,8 @@ def read_earlier(resume: str | None, start_from: str | None, guard: Guard) -> Ea
 
 
 def _previews(data: PhantomData, n: int) -> list[Fingerprint]:
+    if data.cache is not None:
+        return []  # all of its volumes are fingerprinted
     heads = [preview_head(data.recipe, stream="train", seed=data.seed, index=index, atlases=data.atlases) for index in range(n)]
     return [
         Fingerprint(f"generated head {i}", content_hash(h.chi_ppm), tuple(h.chi_ppm.shape), volume_signature(h.chi_ppm, (PREVIEW_MM,) * 3))
@@ -110,18 +114,24 @@ def _compare(guard: Guard, data: PhantomData, declared: Sequence[Fingerprint], b
 
 
 def begin_record(guard: Guard, data: PhantomData, network: Mapping[str, Any], earlier: Earlier) -> MakeRecord:
-    """Fingerprints the declared folders, compares all training volumes with registered evaluation data and with the truths of the named releases, and
-    returns what makes the record.
+    """Fingerprints the declared folders, compares all training volumes, those of a fixed set among them, with registered evaluation data and with the
+    truths of the named releases, some of the set with their rendering, and returns what makes the record.
 
-    Raises InputError: a folder or release that is not there, or a training volume that agrees with a truth or is evaluation data.
+    Raises InputError: a folder or release that is not there, a training volume that agrees with a truth or is evaluation data, or one of the set that
+    is not what its recipe makes.
     """
     folders: list[tuple[Source, list[Fingerprint]]] = [folder_source(Path(folder)) for folder in guard.folders]
+    if data.cache is not None:
+        folders.append((data.cache.source, list(data.cache.fingerprints)))
     declared = [fingerprint for _, found in folders for fingerprint in found]
     before = volumes_of(earlier.record) if earlier.record is not None else []
     check_registered([*declared, *before], trained="this training")
     if guard.releases:
         with stage(f"Comparing training volumes with the truths of {', '.join(guard.releases)}"):
             _compare(guard, data, declared, before)
+    if data.cache is not None and guard.n_previews:
+        with stage(f"Rendering {min(guard.n_previews, data.cache.n_volumes)} volumes of the set for comparison"):
+            check_renderings(data.cache, data.recipe, data.seed, data.atlases, guard.n_previews)
     architecture = architecture_fingerprint(network)
 
     def make(n_steps: int) -> dict[str, Any]:

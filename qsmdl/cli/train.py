@@ -20,6 +20,7 @@ from omegaconf import DictConfig, open_dict
 
 from qsmdl import __version__
 from qsmdl.cli.build import build_recipe, plain
+from qsmdl.cli.cache import Cache
 from qsmdl.cli.catalogue import config_folder
 from qsmdl.cli.errors import reported
 from qsmdl.cli.evaluate import evaluate
@@ -66,12 +67,15 @@ def make_data(config: DictConfig) -> PhantomData:
     """The data module of a config."""
     data, phantom, acquisition = plain(config.data), plain(config.phantom), plain(config.acquisition)
     overrides, prior, label_maps = data.pop("validation"), data.pop("prior"), LabelMaps.of(data.pop("label_maps"))
+    cache = Cache.of(data.pop("cache"))
     check_settings("data.prior", Prior, prior)
     check_settings("data", PhantomData, data)
     data["patch_size"] = tuple(data["patch_size"])
     recipe = build_recipe(phantom, acquisition)
     validation = build_recipe(phantom, acquisition, overrides)
-    return PhantomData(recipe, validation, Prior(**prior), seed=config.seed, atlases=label_maps.read(recipe, validation), **data)
+    atlases = label_maps.read(recipe, validation)
+    kept = cache.open(recipe, config.seed, atlases)
+    return PhantomData(recipe, validation, Prior(**prior), seed=config.seed, atlases=atlases, cache=kept, **data)
 
 
 def make_module(config: DictConfig) -> QSMModule:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from qsmdl.data.inputs import Prior, bounding_box
 from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
-from qsmdl.data.sources import generator_source, n_volumes_drawn
+from qsmdl.data.sources import VolumeSet, generator_source, n_volumes_drawn
 from qsmdl.data.stream import PhantomStream, check_local_fields, effects_of, training_volume
 from qsmdl.errors import InputError
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
@@ -56,8 +56,9 @@ class PhantomData(lightning.LightningDataModule):
 
     recipe: what volumes are drawn from; validation_recipe: the same for the fixed validation phantoms (heads alternate Sim1 and Sim2); prior:
     the closed-form inversion fed along; n_workers: loader processes, each rendering its own volumes (0: in the trainer's process); seed: of the
-    whole stream; atlases: the user's label maps, for recipes that draw them. The stream continues after `trainer.global_step` batches, which is
-    what makes a resumed run see the batches that an uninterrupted one would; processes that train together render volumes of their own.
+    whole stream; atlases: the user's label maps, for recipes that draw them; cache: training volumes that were rendered before, read in place of
+    rendering. The stream continues after `trainer.global_step` batches, which is what makes a resumed run see the batches that an uninterrupted one
+    would; processes that train together render volumes of their own.
     """
 
     def __init__(
@@ -74,11 +75,12 @@ class PhantomData(lightning.LightningDataModule):
         p_drop_weight: float = 0.1,
         seed: int = 0,
         atlases: tuple[LabelAtlas, ...] = (),
+        cache: VolumeSet | None = None,
     ) -> None:
         super().__init__()
         if n_workers < 0 or n_validation_volumes < 1:
             raise InputError(f"n_workers is {n_workers} and n_validation_volumes {n_validation_volumes}; at least 0 and 1 are needed.")
-        self.recipe, self.prior, self.n_workers, self.seed, self.atlases = recipe, prior, n_workers, seed, atlases
+        self.recipe, self.prior, self.n_workers, self.seed, self.atlases, self.cache = recipe, prior, n_workers, seed, atlases, cache
         self.patch_size, self.batch_size, self.batches_per_volume, self.p_drop_weight = patch_size, batch_size, batches_per_volume, p_drop_weight
         self.validation = ValidationPhantoms(validation_recipe, prior, n_volumes=n_validation_volumes, seed=seed, atlases=atlases)
 
@@ -92,7 +94,7 @@ class PhantomData(lightning.LightningDataModule):
         )
         validation = self.validation
         return [
-            generator_source(self.recipe, stream="train", seed=self.seed, n_volumes=n_volumes),
+            generator_source(self.recipe, stream="train", seed=self.seed, n_volumes=n_volumes, fixed_set=self.cache),
             generator_source(validation.recipe, stream="validation", seed=validation.seed, n_volumes=validation.n_volumes, use="validation"),
         ]
 
@@ -111,6 +113,7 @@ class PhantomData(lightning.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
             atlases=self.atlases,
+            cache=self.cache,
         )
         # The stream seeds itself by batch number, so workers need no seeds of their own; each computes with one thread (torch's default for workers).
         return DataLoader(

@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from qsmdl.data.engine import Engine
 from qsmdl.data.inputs import Prior
 from qsmdl.data.recipe import Recipe, Stream, VolumeParams, draw_volume, render_volume, volume_seed
+from qsmdl.data.sources import VolumeSet
 from qsmdl.errors import InputError
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 from qsmdl.phantom.scanning.acquire import NO_EFFECTS
@@ -77,7 +78,8 @@ class PhantomStream(IterableDataset[Batch]):
     Fields are computed on whole volumes and then cut: a periodic transform of a patch would wrap its field around. A batch mixes patches from the
     two latest volumes of its lane; each lane (one per loader worker) renders its own volumes and gets a new one every `batches_per_volume` batches.
     patch_size: (x, y, z) voxels; start_batch: where to pick the stream up (after `start_batch` optimiser steps); rank and world_size: of several
-    processes that train together, each with lanes of its own; atlases: label maps that the recipe's engine draws from.
+    processes that train together, each with lanes of its own; atlases: label maps that the recipe's engine draws from; cache: volumes of this recipe,
+    seed and stream that were rendered before: number i modulo their number is read in place of rendering number i.
     Patches are mirrored along random axes, B0 with them, and the weight channel is replaced by the mask with probability `p_drop_weight`, so that a
     network also runs on field maps that come without weights.
     """
@@ -98,6 +100,7 @@ class PhantomStream(IterableDataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         atlases: tuple[LabelAtlas, ...] = (),
+        cache: VolumeSet | None = None,
     ) -> None:
         super().__init__()
         for name, value in {
@@ -114,7 +117,7 @@ class PhantomStream(IterableDataset[Batch]):
         if not 0 <= rank < world_size:
             raise InputError(f"rank is {rank} of {world_size} processes; it must lie between 0 and {world_size - 1}.")
         self.recipe, self.prior, self.seed, self.stream, self.atlases = recipe, prior, seed, stream, atlases
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.cache = rank, world_size, cache
         self.patch_size: tuple[int, int, int] = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
         self.batch_size, self.batches_per_volume, self.n_lanes = int(batch_size), int(batches_per_volume), int(n_lanes)
         self.start_batch, self.p_drop_weight = start_batch, p_drop_weight
@@ -131,8 +134,10 @@ class PhantomStream(IterableDataset[Batch]):
             batch += stride
 
     def _volume(self, index: int) -> tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]:
+        if self.cache is not None:
+            index %= self.cache.n_volumes
         params = draw_volume(self.recipe, volume_seed(self.stream, self.seed, index), atlases=self.atlases)
-        scan, truth = render_volume(self.recipe, params, self.atlases, complete=False)
+        scan, truth = render_volume(self.recipe, params, self.atlases, complete=False) if self.cache is None else self.cache.read(index)
         inside = scan.mask.nonzero()
         if len(inside) == 0:
             raise InputError(f"Volume {index} of the stream {self.stream!r} with seed {self.seed} has an empty mask. Narrow its erosion.")

@@ -14,7 +14,7 @@ from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
 from qsmdl.data.stream import training_volume
 from qsmdl.errors import InputError
 from qsmdl.io.label_table import BUILT_IN
-from qsmdl.phantom.label_atlas import LabelAtlas
+from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 
 FOV = (50.0, 45.0, 40.0)
 PRIOR = Prior((0.05,))

@@ -192,7 +192,7 @@ def make_truths(
         chi = cell_average(phantom.chi_ppm, geometry.shape) if kind == "cell" else crop
         if kind == "unrung":
             chi = unring(crop)
-        truths[kind] = Truth(geometry=geometry, chi_ppm=chi * mask, labels=labels, mask=mask)
+        truths[kind] = Truth(geometry=geometry, chi_ppm=torch.where(mask, chi, 0.0), labels=labels, mask=mask)
     return truths
 
 
