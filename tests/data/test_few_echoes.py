@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from qsmdl.phantom.offset import OffsetParams
+from qsmdl.phantom.scanning.offset import OffsetParams
 
 from qsmdl.data.engine import Engine, draw_sample
 from qsmdl.data.inputs import Prior
