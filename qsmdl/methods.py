@@ -140,15 +140,15 @@ def load_network(checkpoint: str | Path | None) -> tuple[PpmAdapter, Prior, Mapp
 
 @about(kind="deep learning", reference="Ronneberger et al. 2015; Yoon et al., QSMnet, NeuroImage 2018")
 @torch.no_grad()
-def unet(field: FieldMap, *, checkpoint: str | Path | None = None) -> ChiMap:
+def unet(field: FieldMap, *, scan: Scan | None = None, checkpoint: str | Path | None = None) -> ChiMap:
     """One pass of a trained network over the whole volume (the mask's bounding box).
 
-    checkpoint: a safetensors file of train.py, None for the shipped weights. The whole command
-    peaked at 2.4 GB on a scan of 164 x 205 x 205 with width 16.
+    scan: for networks that are fed the magnitude, which do without where there is none. checkpoint: a safetensors file of train.py, None for the
+    shipped weights. The whole command peaked at 2.4 GB on a scan of 164 x 205 x 205 with width 16.
     """
     network, prior, _ = load_network(checkpoint)
     network = network.to(field.field_ppm.device)
-    inputs = prepare_inputs(field, prior)
+    inputs = prepare_inputs(field, prior, scan)
     return ChiMap(field.geometry, paste(network(*inputs.arguments), inputs, field), field.mask, Outcome(1, "one pass", 0.0))
 
 
@@ -182,7 +182,7 @@ def fine(
     settings = FineSettings(n_steps, learning_rate, tv_weight, target, patience, min_decrease, time_budget_s, precision, memory_gib)
     network, prior, _ = load_network(checkpoint)
     network = network.to(field.field_ppm.device)
-    inputs = prepare_inputs(field, prior)
+    inputs = prepare_inputs(field, prior, scan)
     if fidelity == "echoes" and scan is not None and field.noise_ppm is not None:
         data = echo_fidelity(scan, field, inputs.box, inputs.geometry)
     else:

@@ -6,7 +6,7 @@ One type for each station on the way from a phantom to a scored map. Arrays are 
 import itertools
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -288,7 +288,8 @@ class Truth:
 class Batch(TypedDict):
     """Training patches. Volumes are [batch, 1, x, y, z]; field and chi in ppm, mask bool, weight relative (mean 1 in the mask of the whole volume).
 
-    prior_ppm: [batch, n, x, y, z], n closed-form inversions of the field in ppm; voxel_size_mm and b0_direction: [batch, 3].
+    prior_ppm: [batch, n, x, y, z], n inversions of the field in ppm; magnitude: [batch, 3, x, y, z], first and last echo and R2*, all relative
+    (`data.inputs.magnitude_maps`), for networks that are fed them; voxel_size_mm and b0_direction: [batch, 3].
     """
 
     field_ppm: Tensor
@@ -298,3 +299,4 @@ class Batch(TypedDict):
     weight: Tensor
     voxel_size_mm: Tensor
     b0_direction: Tensor
+    magnitude: NotRequired[Tensor]

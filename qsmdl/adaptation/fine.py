@@ -18,7 +18,7 @@ from qsmdl.networks.scaling import PpmAdapter
 from qsmdl.physics.derivatives import Gradient
 from qsmdl.scan import Outcome
 
-Arguments = tuple[Tensor, Tensor, Tensor, Tensor]
+Arguments = tuple[Tensor, ...]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 

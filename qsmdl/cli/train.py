@@ -84,10 +84,12 @@ def make_module(config: DictConfig) -> QSMModule:
     check_settings("training", QSMModule, settings)
     torch.manual_seed(config.seed)
     module = QSMModule(plain(config.network), **settings)
-    n_given = len(config.data.prior.regularisations)
-    if module.network.n_priors != n_given:
+    prior = Prior(**plain(config.data.prior))
+    if module.network.n_priors != prior.n_maps:
+        raise InputError(f"network.adapter.n_priors is {module.network.n_priors}, but data.prior makes {prior.n_maps} maps. Make them agree.")
+    if ("magnitude" in module.network.channels) != prior.magnitude:
         raise InputError(
-            f"network.adapter.n_priors is {module.network.n_priors}, but data.prior.regularisations has {n_given} entries. Make them agree."
+            f"data.prior.magnitude is {prior.magnitude}, but network.adapter.channels are {module.network.channels}. Have it in both, or in neither."
         )
     return module
 

@@ -127,7 +127,7 @@ class PhantomData(lightning.LightningDataModule):
     @property
     def _n_prefetched(self) -> int:
         """Batches that a worker cuts ahead: all of a volume, so that the trainer lives on them while the next is rendered, within PREFETCH_BYTES."""
-        n_channels = len(self.prior.regularisations) + 4  # field, chi, mask, weight
+        n_channels = self.prior.n_maps + 4 + 3 * self.prior.magnitude  # field, chi, mask, weight
         n_bytes = 4 * n_channels * self.batch_size * math.prod(self.patch_size)
         return max(2, min(self.batches_per_volume, PREFETCH_BYTES // n_bytes))
 

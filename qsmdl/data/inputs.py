@@ -1,41 +1,99 @@
 """What a network is fed: the field and a closed-form inversion of it, cut to the mask's bounding box."""
 
+import dataclasses
+import hashlib
+import json
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
-from qsmdl.scan import FieldMap, Geometry
+from qsmdl.physics.dipole import Dipole
+from qsmdl.physics.relaxation import fit_r2star
+from qsmdl.physics.unring import unring
+from qsmdl.scan import FieldMap, Geometry, Scan
 from qsmdl.solvers.direct import l2
+from qsmdl.solvers.tv import nltv
+
+_PADDING = 2.0
+"""Of the field of a start."""
+_VERSION = 1
+"""Of the maps that `Prior` computes: to be raised where they change, so that kept ones are computed anew."""
+
+
+Start = Literal["l2", "tv"]
+_R2STAR_SCALE_PER_S = 50.0
 
 
 @dataclass(frozen=True)
 class Prior:
-    """The closed-form inversions that a network refines: `solvers.direct.l2` at several regularisations, the first of which the network corrects.
+    """What a network is fed beside field, mask and weight; the first map is what it corrects.
 
-    Weakly and strongly regularised maps differ where the dipole kernel is small; together they tell the network what is signal, noise and streak.
-    regularisations: per voxel, without a unit: the weight of the squared differences between neighbours. In mm^2 they are this times the squared
-    voxel size, so that they suppress the same part of k-space, in cycles per voxel, at every resolution; a network knows voxels, not millimetres.
+    start: "l2", closed-form inversions of the field (`solvers.direct.l2`), one for each regularisation. Weakly and strongly regularised maps differ
+    where the dipole kernel is small; together they tell the network what is signal, noise and streak. "tv", the map of the nonlinear total variation
+    (`solvers.tv.nltv`, its defaults) without its ringing (`physics.unring`), the ringing that was removed, the field that the map leaves unexplained,
+    and the closed-form inversions of that rest: a network that adds nothing is then as good as the classical method.
+    regularisations: of the closed forms, per voxel, without a unit: the weight of the squared differences between neighbours. In mm^2 they are this
+    times the squared voxel size, so that they suppress the same part of k-space, in cycles per voxel, at every resolution; a network knows voxels,
+    not millimetres. magnitude: feed `magnitude_maps`, too.
     """
 
     regularisations: tuple[float, ...] = (0.012, 0.003, 0.05)
+    start: Start = "l2"
+    magnitude: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regularisations", tuple(self.regularisations))
         if not self.regularisations or not all(0 < float(r) < math.inf for r in self.regularisations):
             raise InputError(f"The prior's regularisations are {self.regularisations}; at least one is needed, and all must be positive.")
+        if self.start not in ("l2", "tv"):
+            raise InputError(f"The prior's start is {self.start!r}; it must be 'l2' or 'tv'.")
+
+    @property
+    def digest(self) -> str:
+        """A hash of what decides on the maps of a call."""
+        settings = {"start": self.start, "regularisations": self.regularisations, "version": _VERSION}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def n_maps(self) -> int:
+        """Number of maps that a call returns."""
+        return len(self.regularisations) + (3 if self.start == "tv" else 0)
 
     def __call__(self, field: FieldMap) -> Tensor:
-        """Susceptibility in ppm [prior, x, y, z], 0 outside the mask."""
+        """Susceptibility (of the third map of "tv": field) in ppm [prior, x, y, z], 0 outside the mask."""
+        if self.start == "l2":
+            return torch.stack(self._closed_forms(field))
+        raw = nltv(field).chi_ppm
+        start = unring(raw) * field.mask
+        rest = (field.field_ppm - Dipole.of(field.geometry, _PADDING).to(raw.device)(raw)) * field.mask
+        return torch.stack([start, raw - start, rest, *self._closed_forms(dataclasses.replace(field, field_ppm=rest))])
+
+    def _closed_forms(self, field: FieldMap) -> list[Tensor]:
         size_mm = math.prod(field.geometry.voxel_size_mm) ** (1 / 3)
-        return torch.stack([l2(field, regularisation=r * size_mm**2).chi_ppm for r in self.regularisations])
+        return [l2(field, regularisation=r * size_mm**2).chi_ppm for r in self.regularisations]
+
+
+def magnitude_maps(scan: Scan) -> Tensor:
+    """First and last echo's magnitude over the first's 90th percentile in the mask, and R2* in units of 50 / s, [3, x, y, z] and 0 outside the mask.
+
+    With one echo R2* is 0.
+    """
+    inside = scan.magnitude[0][scan.mask]
+    # At most about two million voxels: torch refuses quantiles of more than 16 million.
+    reference = torch.quantile(inside[:: max(1, len(inside) // 10**6)], 0.9).clamp(min=torch.finfo(inside.dtype).tiny)
+    rate = fit_r2star(scan)[0] if len(scan.echo_times_s) > 1 else torch.zeros_like(scan.magnitude[0])
+    return torch.stack([scan.magnitude[0] / reference, scan.magnitude[-1] / reference, rate / _R2STAR_SCALE_PER_S]) * scan.mask
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkInputs:
-    """Arguments of `PpmAdapter`, all [1, 1, x, y, z] (prior: [1, n, x, y, z]) on the box `box` of the whole grid, and the geometry of that box."""
+    """Arguments of `PpmAdapter`, all [1, 1, x, y, z] (prior: [1, n, x, y, z]; magnitude: [1, 3, x, y, z], None where it is not fed or not known) on
+    the box `box` of the whole grid, and the geometry of that box.
+    """
 
     field_ppm: Tensor
     prior_ppm: Tensor
@@ -43,11 +101,13 @@ class NetworkInputs:
     weight: Tensor
     box: tuple[slice, slice, slice]
     geometry: Geometry
+    magnitude: Tensor | None = None
 
     @property
-    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def arguments(self) -> tuple[Tensor, ...]:
         """In the order of `PpmAdapter.forward`."""
-        return self.field_ppm, self.prior_ppm, self.mask, self.weight
+        known = (self.field_ppm, self.prior_ppm, self.mask, self.weight)
+        return known if self.magnitude is None else (*known, self.magnitude)
 
 
 def bounding_box(mask: Tensor, margin: int = 0) -> tuple[slice, slice, slice]:
@@ -59,16 +119,17 @@ def bounding_box(mask: Tensor, margin: int = 0) -> tuple[slice, slice, slice]:
     return slices[0], slices[1], slices[2]
 
 
-def prepare_inputs(field: FieldMap, prior: Prior, *, margin: int = 4) -> NetworkInputs:
+def prepare_inputs(field: FieldMap, prior: Prior, scan: Scan | None = None, *, margin: int = 4) -> NetworkInputs:
     """Field, prior and weight inside the mask, cut to its bounding box: what lies outside is 0 and would only cost memory. The prior sees the whole
-    grid.
+    grid. scan: for a prior with magnitude; without one the network does without.
     """
     if field.kind != "local":
         raise InputError("The networks invert local fields, but this one is 'total': remove the background field first.")
     box = bounding_box(field.mask, margin)
     mask = field.mask[box]
     values, weight = ((v[box] * mask).float()[None, None] for v in (field.field_ppm, field.weight))
-    return NetworkInputs(values, prior(field)[:, *box].float()[None], mask[None, None], weight, box, field.geometry.cropped(box))
+    magnitude = magnitude_maps(scan)[:, *box].float()[None] if prior.magnitude and scan is not None else None
+    return NetworkInputs(values, prior(field)[:, *box].float()[None], mask[None, None], weight, box, field.geometry.cropped(box), magnitude)
 
 
 def paste(chi_ppm: Tensor, inputs: NetworkInputs, field: FieldMap) -> Tensor:

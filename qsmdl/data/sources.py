@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from qsmdl.data.recipe import Recipe, Stream, draw_volume, volume_seed
 from qsmdl.data.rendering import render_sample
@@ -21,7 +22,7 @@ PREVIEW_MM = 2.0
 
 class VolumeSet(Protocol):
     """The first n_volumes volumes of a stream, rendered before, with their truths fingerprinted. digest: of all of them; source: their entry in a
-    training record; read: a volume by its number, the very one that was fingerprinted.
+    training record; read: a volume by its number, the very one that was fingerprinted; maps: what was computed of it before, or is computed now.
     """
 
     @property
@@ -37,6 +38,8 @@ class VolumeSet(Protocol):
     def source(self) -> dict[str, Any]: ...  # noqa: D102
 
     def read(self, number: int) -> tuple[Scan, Truth]: ...  # noqa: D102
+
+    def maps(self, number: int, name: str, compute: Callable[[], Tensor]) -> Tensor: ...  # noqa: D102
 
 
 def recipe_digest(plain: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """An endless stream of training batches simulated on the fly, the same for the same seed wherever it is picked up."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from qsmdl.data.engine import Engine
-from qsmdl.data.inputs import Prior
+from qsmdl.data.inputs import Prior, magnitude_maps
 from qsmdl.data.recipe import Recipe, Stream, VolumeParams, draw_volume, render_volume, volume_seed
 from qsmdl.data.sources import VolumeSet
 from qsmdl.errors import InputError
@@ -18,19 +18,26 @@ from qsmdl.phantom.scanning.acquire import NO_EFFECTS
 from qsmdl.phantom.scanning.effects import Effects
 from qsmdl.phantom.scanning.phase_errors import leave_wraps
 from qsmdl.physics.fieldmap import fit_field
-from qsmdl.scan import Batch, Scan, Truth
+from qsmdl.scan import Batch, FieldMap, Scan, Truth
 
 VOLUMES = ("field_ppm", "prior_ppm", "chi_ppm", "mask", "weight")
 
 
 def training_volume(
-    scan: Scan, truth: Truth, prior: Prior, effects: Effects = NO_EFFECTS, *, peak_snr: float | None = None
+    scan: Scan,
+    truth: Truth,
+    prior: Prior,
+    effects: Effects = NO_EFFECTS,
+    *,
+    peak_snr: float | None = None,
+    maps_of: Callable[[FieldMap], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior: [n, x, y, z]).
+    """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior, magnitude: [n, x, y, z]).
 
     The field goes through the same estimation as at test time, with an offset where the phase has one. effects: of the scan; a background that was
     not removed makes the field a total one, and wraps are what unwrapping leaves in it. peak_snr: of the scan, where it is known; it tells the noise
-    of scans whose echoes are too few to show it (one, or two with an offset), and whose air is but a thin rim.
+    of scans whose echoes are too few to show it (one, or two with an offset), and whose air is but a thin rim. maps_of: called in place of the prior,
+    by who has its maps already.
     """
     with_offset = effects.offset is not None
     has_residuals = len(scan.echo_times_s) > (2 if with_offset else 1)
@@ -38,9 +45,11 @@ def training_volume(
     field = fit_field(scan, offset=with_offset, sigma=sigma, kind="total" if effects.has_background else "local")
     if effects.wraps is not None:
         field = leave_wraps(field, scan, effects.wraps, offset=with_offset)
-    maps = {"field_ppm": field.field_ppm[None], "prior_ppm": prior(field), "chi_ppm": truth.chi_ppm[None], "weight": field.weight[None]}
+    maps = {"field_ppm": field.field_ppm[None], "prior_ppm": (maps_of or prior)(field), "chi_ppm": truth.chi_ppm[None], "weight": field.weight[None]}
     volumes: dict[str, Tensor] = {name: (values * scan.mask).float() for name, values in maps.items()}
     volumes["mask"] = scan.mask[None]
+    if prior.magnitude:
+        volumes["magnitude"] = magnitude_maps(scan).float()
     return volumes
 
 
@@ -141,8 +150,15 @@ class PhantomStream(IterableDataset[Batch]):
         inside = scan.mask.nonzero()
         if len(inside) == 0:
             raise InputError(f"Volume {index} of the stream {self.stream!r} with seed {self.seed} has an empty mask. Narrow its erosion.")
-        volumes = training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr)
+        volumes = training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr, maps_of=self._kept_maps(index))
         return volumes, params.voxel_size_mm, params.b0_direction, inside
+
+    def _kept_maps(self, index: int) -> Callable[[FieldMap], Tensor] | None:
+        """The prior's maps of a volume of the fixed set, computed once for all trainings; None where computing them takes no time."""
+        volumes = self.cache
+        if volumes is None or self.prior.start == "l2":
+            return None
+        return lambda field: volumes.maps(index, self.prior.digest, lambda: self.prior(field))
 
     def batch(self, index: int, volume: "object" = None) -> Batch:
         """The batch of a number. volume: a (cached) function from volume number to volume."""
@@ -168,4 +184,6 @@ class PhantomStream(IterableDataset[Batch]):
             patches = {name: patch.flip([axis + 1 for axis in mirrored]) for name, patch in patches.items()}
         if rng.random() < self.p_drop_weight:
             patches["weight"] = patches["mask"].float()
+        if "magnitude" in patches and rng.random() < self.p_drop_weight:
+            patches["magnitude"] = torch.zeros_like(patches["magnitude"])
         return {**patches, "voxel_size_mm": torch.tensor(voxel_size_mm), "b0_direction": direction}

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from qsmdl import __version__
 from qsmdl.errors import InputError
 from qsmdl.io.evaluation import check_not_evaluation_data
 from qsmdl.io.files import read_json, write_json
 from qsmdl.io.fingerprint import Fingerprint, content_hash, volume_signature
-from qsmdl.io.volume_file import VolumeFile, read_card, read_volume_file
+from qsmdl.io.volume_file import VolumeFile, check_free_space, read_card, read_volume_file
+from qsmdl.io.weights import load_weights, save_weights
 from qsmdl.scan import Geometry, Scan, Truth
 
 SET_FILE = "set.json"
@@ -145,6 +148,24 @@ class FixedSet:
         """A volume, as it was rendered. Raises InputError for a file that is not the one that was fingerprinted."""
         found = read_volume_file(volume_path(self.folder, number), sha256=self.sha256[number])
         return found.scan, found.truth
+
+
+    def maps(self, number: int, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """What was computed of a volume under a name before, or is computed now and kept in maps/NAME/ beside the volumes: for what takes longer to
+        compute than to read. A file of other volumes, or a damaged one, is written anew. Maps are what networks are fed, never what they learn.
+        """
+        path = volume_path(self.folder / "maps" / name, number)
+        try:
+            tensors, card = load_weights(path)
+            if card.get("volume") == self.sha256[number] and set(tensors) == {"maps"}:
+                return tensors["maps"]
+        except InputError:
+            pass  # not there, or not whole: computed again
+        computed = compute()
+        check_free_space(self.folder, computed.numel() * computed.element_size(), path.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(path, {"maps": computed}, {"volume": self.sha256[number]}, overwrite=True)
+        return computed
 
 
 def _fingerprint(path: Path, found: VolumeFile) -> Fingerprint:

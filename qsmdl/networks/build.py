@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from qsmdl.errors import InputError
-from qsmdl.networks.scaling import PpmAdapter
+from qsmdl.networks.scaling import N_MAGNITUDE_MAPS, PpmAdapter
 from qsmdl.networks.unet import UNet3d
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet3d}
@@ -31,7 +31,8 @@ def build_network(settings: Mapping[str, Any]) -> PpmAdapter:
     adapter = dict(settings.get("adapter", {}))
     adapter["channels"] = tuple(adapter.get("channels", ("field", "prior", "weight")))
     try:
-        n_channels = sum(int(adapter.get("n_priors", 3)) if channel == "prior" else 1 for channel in adapter["channels"])
+        several = {"prior": int(adapter.get("n_priors", 3)), "magnitude": N_MAGNITUDE_MAPS}
+        n_channels = sum(several.get(channel, 1) for channel in adapter["channels"])
         network = ARCHITECTURES[name](in_channels=n_channels, **dict(settings.get("keywords", {})))
         return PpmAdapter(network, **adapter)
     except TypeError as error:

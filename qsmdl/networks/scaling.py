@@ -7,15 +7,18 @@ from torch import Tensor, nn
 
 from qsmdl.errors import InputError
 
-Channel = Literal["field", "prior", "weight", "mask"]
+Channel = Literal["field", "prior", "weight", "mask", "magnitude"]
+CHANNELS: tuple[Channel, ...] = ("field", "prior", "weight", "mask", "magnitude")
+N_MAGNITUDE_MAPS = 3
 
 
 class PpmAdapter(nn.Module):
     """Wraps a network so that ppm go in and ppm come out.
 
-    network: [batch, n_channels, x, y, z] to [batch, 1, x, y, z]; channels: what it is fed, in this order ("prior" stands for all `n_priors` of them);
-    scale: network units per ppm (10: the tissue range of +-0.1 ppm becomes +-1); residual: the output is added to the first prior, a closed-form
-    inversion of the field, so that the network refines physics instead of learning it. No statistics of any data set are involved: the same map in
+    network: [batch, n_channels, x, y, z] to [batch, 1, x, y, z]; channels: what it is fed, in this order ("prior" stands for all `n_priors`
+    of them, "magnitude" for three: first and last echo and R2*, which may be missing); scale: network units per ppm (10: the tissue range of +-0.1
+    ppm becomes +-1); residual: the output is added to the first prior, an inversion of the field, so that the network refines physics instead of
+    learning it. No statistics of any data set are involved: the same map in
     gives the same map out, whatever it was trained on.
     """
 
@@ -29,9 +32,9 @@ class PpmAdapter(nn.Module):
         residual: bool = True,
     ) -> None:
         super().__init__()
-        unknown = [c for c in channels if c not in ("field", "prior", "weight", "mask")]
+        unknown = [c for c in channels if c not in CHANNELS]
         if unknown or not channels:
-            raise InputError(f"channels are {tuple(channels)}; choose from field, prior, weight, mask, at least one.")
+            raise InputError(f"channels are {tuple(channels)}; choose from {', '.join(CHANNELS)}, at least one.")
         if not 0 < float(scale) < 1e6:
             raise InputError(f"scale is {scale}; it must be a positive number of network units per ppm.")
         self.network = network
@@ -39,12 +42,14 @@ class PpmAdapter(nn.Module):
         self.residual = bool(residual)
         self.register_buffer("scale", torch.tensor(float(scale)))
 
-    def forward(self, field_ppm: Tensor, prior_ppm: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-        """Susceptibility in ppm, 0 outside the mask. All arguments and the result are [batch, 1, x, y, z]; field and prior in ppm, weight with mean
-        1.
+    def forward(self, field_ppm: Tensor, prior_ppm: Tensor, mask: Tensor, weight: Tensor, magnitude: Tensor | None = None) -> Tensor:
+        """Susceptibility in ppm, 0 outside the mask. All arguments and the result are [batch, 1, x, y, z] (prior and magnitude: more channels); field
+        and prior in ppm, weight with mean 1, magnitude relative. A network that is fed the magnitude gets zeros where it is None.
         """
         scale = self.get_buffer("scale")
         inputs = {"field": field_ppm * scale, "prior": prior_ppm * scale, "weight": weight, "mask": mask.to(field_ppm.dtype)}
+        if "magnitude" in self.channels:
+            inputs["magnitude"] = field_ppm.new_zeros((len(field_ppm), N_MAGNITUDE_MAPS, *field_ppm.shape[2:])) if magnitude is None else magnitude
         output: Tensor = self.network(torch.cat([inputs[c] for c in self.channels], dim=1)).float() / scale
         if self.residual:
             output = output + prior_ppm[:, :1]

@@ -60,7 +60,7 @@ class QSMModule(lightning.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Susceptibility in ppm [batch, 1, x, y, z]."""
-        chi: Tensor = self.network(batch["field_ppm"], batch["prior_ppm"], batch["mask"], batch["weight"])
+        chi: Tensor = self.network(batch["field_ppm"], batch["prior_ppm"], batch["mask"], batch["weight"], batch.get("magnitude"))
         return chi
 
     def loss(self, chi_ppm: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

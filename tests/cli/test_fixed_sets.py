@@ -14,9 +14,11 @@ from torch.utils.data import DataLoader
 from qsmdl.cli import filling
 from qsmdl.cli.main import main
 from qsmdl.cli.train import make_data
+from qsmdl.data import inputs
 from qsmdl.errors import InputError
 from qsmdl.io import volume_file
 from qsmdl.io.fixed_set import volume_numbers, volume_path
+from qsmdl.solvers.tv import nltv
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,26 @@ def test_batches_of_a_set_are_those_of_the_stream(shapes):
     assert all(equal(a, b) for a, b in zip(streamed[:6], kept[:6], strict=True))  # volumes 0 to 2
     assert float(kept[7]["chi_ppm"].abs().max()) > 0
     assert not equal(streamed[7], kept[7])  # volume 3 is volume 0 of the set
+
+
+def test_maps_are_computed_once(mine, monkeypatch):
+    """A prior that takes long: the second training reads its maps, and they are the same; those of another file are not taken."""
+    calls = []
+    real = nltv
+    monkeypatch.setattr(inputs, "nltv", lambda field: calls.append(1) or real(field, n_iterations=2))
+    words = (f"data.cache.folder={mine}", "data.prior.start=tv", "data.prior.magnitude=true", "data.prior.regularisations=[0.05]")
+    first, again = (make_data(config_of(SHAPES, *words)).train_dataloader().dataset for _ in range(2))
+    one, other = first._volume(0)[0], again._volume(0)[0]
+    assert equal(one, other)
+    assert one["prior_ppm"].shape[0] == 4
+    assert len(calls) == 1
+    (kept,) = (mine / "maps").rglob("volume_00000.safetensors")
+    kept.replace(kept.with_name("volume_00001.safetensors"))
+    again._volume(1)
+    assert len(calls) == 2
+    kept.write_bytes(b"half")
+    assert equal(again._volume(0)[0], one)
+    assert len(calls) == 3
 
 
 def test_a_set_begins_again_when_it_is_used_up(shapes):

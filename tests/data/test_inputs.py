@@ -1,0 +1,117 @@
+"""What networks are fed: the starts of `Prior` and the magnitude's maps."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from qsmdl.data.inputs import Prior, magnitude_maps, paste, prepare_inputs
+from qsmdl.data.recipe import Recipe
+from qsmdl.data.stream import PhantomStream, training_volume
+from qsmdl.errors import InputError
+from qsmdl.networks.build import build_network
+from qsmdl.phantom.anatomy.head import draw_head, render_head
+from qsmdl.phantom.scanning.acquire import Acquisition, acquire
+from qsmdl.physics.dipole import Dipole
+from qsmdl.physics.fieldmap import fit_field
+from qsmdl.physics.unring import unring
+from qsmdl.scan import Geometry
+from qsmdl.solvers.direct import l2
+from qsmdl.solvers.tv import nltv
+
+TV = Prior((0.05, 0.006), start="tv", magnitude=True)
+NETWORK = {
+    "architecture": "unet",
+    "adapter": {"channels": ["prior", "weight", "mask", "magnitude"], "n_priors": 5},
+    "keywords": {"width": 4, "depth": 1, "zero_head": True},
+}
+
+
+@pytest.fixture(scope="module")
+def scanned():
+    """A head at 5 mm: scan, truth and fitted field."""
+    phantom = render_head(draw_head(3, contrast="sim1"), Geometry((50, 62, 62), (3.2, 3.2, 3.2), (0.0, 0.0, 1.0)))
+    scan, truth = acquire(phantom, Acquisition(peak_snr=100.0, shape=(32, 40, 40)), torch.Generator().manual_seed(1))
+    return scan, truth, fit_field(scan)
+
+
+def test_the_start_is_the_classical_map_and_the_rest_what_it_leaves_open(scanned):
+    _, _, field = scanned
+    start, ringing, rest, strong, weak = TV(field)
+    raw = nltv(field).chi_ppm
+    assert torch.equal(start, unring(raw) * field.mask)
+    torch.testing.assert_close(start + ringing, raw)
+    explained = Dipole(field.geometry.shape, field.geometry.voxel_size_mm, field.geometry.b0_direction)(raw)
+    torch.testing.assert_close(rest, (field.field_ppm - explained) * field.mask, atol=3e-5, rtol=1e-3)  # grids padded by different factors
+    assert 0 < float(rest.norm()) < 0.5 * float(field.field_ppm.norm())
+    for found, regularisation in ((strong, 0.05), (weak, 0.006)):
+        expected = l2(dataclasses.replace(field, field_ppm=rest), regularisation=regularisation * field.geometry.voxel_size_mm[0] ** 2).chi_ppm
+        torch.testing.assert_close(found, expected)
+    assert TV.n_maps == 5
+    assert Prior().n_maps == 3
+
+
+def test_an_untrained_network_returns_the_classical_map(scanned):
+    scan, _, field = scanned
+    network = build_network(NETWORK).eval()
+    inputs = prepare_inputs(field, TV, scan)
+    assert inputs.magnitude is not None
+    with torch.no_grad():
+        found = paste(network(*inputs.arguments), inputs, field)
+    assert torch.equal(found, TV(field)[0])
+
+
+def test_the_magnitude_may_be_missing(scanned):
+    scan, _, field = scanned
+    torch.manual_seed(0)
+    network = build_network({**NETWORK, "keywords": {"width": 4, "depth": 1}}).eval()
+    known, unknown = prepare_inputs(field, TV, scan), prepare_inputs(field, TV)
+    assert unknown.magnitude is None
+    with torch.no_grad():
+        without = network(*unknown.arguments)
+        assert torch.equal(without, network(*known.arguments[:4], torch.zeros_like(known.magnitude)))
+        assert not torch.equal(without, network(*known.arguments))
+
+
+def test_magnitude_maps(scanned):
+    scan, _, _ = scanned
+    first, last, rate = magnitude_maps(scan)
+    inside = scan.mask
+    assert float((first[inside] > 1).float().mean()) == pytest.approx(0.1, abs=0.01)
+    ratio = scan.magnitude[-1][inside] / scan.magnitude[0][inside]
+    torch.testing.assert_close(last[inside] / first[inside], ratio)
+    assert 0.3 < float(rate[inside].median()) < 1.5  # 15 to 75 / s
+    louder = dataclasses.replace(scan, magnitude=scan.magnitude * 40)
+    torch.testing.assert_close(magnitude_maps(louder), magnitude_maps(scan))
+    assert float(magnitude_maps(scan)[:, ~inside].abs().max()) == 0
+    one = dataclasses.replace(scan, magnitude=scan.magnitude[:1], phase_rad=scan.phase_rad[:1], echo_times_s=scan.echo_times_s[:1])
+    assert float(magnitude_maps(one)[2].abs().max()) == 0
+    torch.testing.assert_close(magnitude_maps(one)[0], first)
+
+
+def test_training_volumes_hold_the_magnitude_where_it_is_asked_for(scanned):
+    scan, truth, _ = scanned
+    told = torch.ones((5, *scan.geometry.shape))
+    volumes = training_volume(scan, truth, TV, maps_of=lambda field: told)
+    assert torch.equal(volumes["magnitude"], magnitude_maps(scan))
+    assert torch.equal(volumes["prior_ppm"], told * scan.mask)
+    assert "magnitude" not in training_volume(scan, truth, Prior())
+
+
+def test_the_magnitude_is_dropped_now_and_then(scanned):
+    scan, truth, _ = scanned
+    volumes = training_volume(scan, truth, dataclasses.replace(TV, start="l2"))
+    stream = PhantomStream(Recipe(), TV, patch_size=(9, 9, 9), batch_size=8, batches_per_volume=1, n_lanes=1, seed=0, p_drop_weight=0.3)
+    batch = stream.batch(0, lambda index: (volumes, (5.0,) * 3, (0.0, 0.0, 1.0), scan.mask.nonzero()))
+    dropped = [float(m.abs().max()) == 0 for m in batch["magnitude"]]
+    assert 0 < sum(dropped) < 8
+
+
+def test_digests_follow_the_maps():
+    assert Prior().digest == Prior(magnitude=True).digest
+    assert len({Prior().digest, Prior((0.1,)).digest, TV.digest}) == 3
+
+
+def test_starts_that_cannot_be():
+    with pytest.raises(InputError, match="'tgv'"):
+        Prior(start="tgv")
