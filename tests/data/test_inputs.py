@@ -1,6 +1,7 @@
 """What networks are fed: the starts of `Prior` and the magnitude's maps."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -44,8 +45,9 @@ def test_the_start_is_the_classical_map_and_the_rest_what_it_leaves_open(scanned
     explained = Dipole(field.geometry.shape, field.geometry.voxel_size_mm, field.geometry.b0_direction)(raw)
     torch.testing.assert_close(rest, (field.field_ppm - explained) * field.mask, atol=3e-5, rtol=1e-3)  # grids padded by different factors
     assert 0 < float(rest.norm()) < 0.5 * float(field.field_ppm.norm())
+    squared_mm = math.prod(field.geometry.voxel_size_mm) ** (2 / 3)
     for found, regularisation in ((strong, 0.05), (weak, 0.006)):
-        expected = l2(dataclasses.replace(field, field_ppm=rest), regularisation=regularisation * field.geometry.voxel_size_mm[0] ** 2).chi_ppm
+        expected = l2(dataclasses.replace(field, field_ppm=rest), regularisation=regularisation * squared_mm).chi_ppm
         torch.testing.assert_close(found, expected)
     assert TV.n_maps == 5
     assert Prior().n_maps == 3
