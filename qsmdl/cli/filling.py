@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from torch import Tensor
 
 from qsmdl.challenge.guard import check_registered
 from qsmdl.cli.build import build_recipe, plain
@@ -27,13 +29,17 @@ from qsmdl.cli.cache import drawn_from
 from qsmdl.cli.catalogue import config_folder
 from qsmdl.cli.label_maps import LabelMaps
 from qsmdl.cli.progress import console, stage
+from qsmdl.data.inputs import Prior
 from qsmdl.data.recipe import Recipe, VolumeParams, acquisition_of, draw_volume, render_volume, volume_seed
+from qsmdl.data.stream import effects_of, training_volume
 from qsmdl.errors import InputError
 from qsmdl.interrupt import EXIT_INTERRUPTED, DeferredInterrupt
-from qsmdl.io.fixed_set import begin_set, card_of_volume, check_place, has_volume, volume_numbers, volume_path
+from qsmdl.io.fixed_set import begin_set, card_of_volume, check_place, has_volume, kept_maps, volume_numbers, volume_path
 from qsmdl.io.provenance import folder_source
-from qsmdl.io.volume_file import check_free_space, expected_bytes, write_volume_file
+from qsmdl.io.volume_file import check_free_space, expected_bytes, read_volume_file, write_volume_file
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
+from qsmdl.scan import FieldMap
+from qsmdl.validation import check_settings
 
 _EVERY_S = 10.0
 _UNFINISHED = re.compile(r"\.volume_(\d{5,})\.[0-9a-f]{8}\.safetensors")
@@ -41,12 +47,13 @@ _UNFINISHED = re.compile(r"\.volume_(\d{5,})\.[0-9a-f]{8}\.safetensors")
 
 @dataclass(frozen=True)
 class Filling:
-    """A set that is being written. told: what its set.json says."""
+    """A set that is being written. prior: whose maps are computed with each volume, where that takes long; told: what its set.json says."""
 
     folder: Path
     recipe: Recipe
     seed: int
     atlases: tuple[LabelAtlas, ...]
+    prior: Prior
     told: dict[str, Any]
 
     def draw(self, number: int) -> VolumeParams:
@@ -59,9 +66,17 @@ class Filling:
 
     def write(self, number: int) -> tuple[int, int]:
         """Render a volume and write it; returns its number and the size of its file in bytes."""
-        params = self.draw(number)
+        params, path = self.draw(number), volume_path(self.folder, number)
         scan, truth = render_volume(self.recipe, params, self.atlases, complete=False)
-        return number, write_volume_file(volume_path(self.folder, number), scan, truth, self.card(number, params))
+        n_bytes = write_volume_file(path, scan, truth, self.card(number, params))
+        if self.prior.start != "l2":
+            sha256 = read_volume_file(path).sha256
+
+            def maps_of(field: FieldMap) -> Tensor:
+                return kept_maps(self.folder, number, sha256, self.prior.digest, lambda: self.prior(field))
+
+            training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr, maps_of=maps_of)
+        return number, n_bytes
 
 
 def _config(arguments: argparse.Namespace) -> DictConfig:
@@ -92,7 +107,8 @@ def _begin(arguments: argparse.Namespace) -> Filling:
         check_registered(fingerprints, trained="this set")
     told = drawn_from(recipe, config.seed, atlases)
     check_place(arguments.out, told)
-    return Filling(arguments.out, recipe, config.seed, atlases, told)
+    check_settings("data.prior", Prior, plain(config.data.prior))
+    return Filling(arguments.out, recipe, config.seed, atlases, Prior(**plain(config.data.prior)), told)
 
 
 def _missing(filling: Filling, numbers: Sequence[int]) -> list[int]:
@@ -103,6 +119,7 @@ def _missing(filling: Filling, numbers: Sequence[int]) -> list[int]:
         if not has_volume(filling.folder, filling.card(number, params)):
             missing.append(number)
             n_bytes += expected_bytes(params.shape, len(acquisition_of(filling.recipe, params).echo_times_s))
+            n_bytes += 4 * math.prod(params.shape) * filling.prior.n_maps if filling.prior.start != "l2" else 0
     if missing:
         check_free_space(filling.folder, n_bytes, f"{len(missing)} volumes")
         console.print(f"  {len(numbers) - len(missing)} are there, {len(missing)} to render: about {n_bytes / 1e6:.0f} MB", highlight=False)

@@ -151,21 +151,27 @@ class FixedSet:
 
 
     def maps(self, number: int, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """What was computed of a volume under a name before, or is computed now and kept in maps/NAME/ beside the volumes: for what takes longer to
-        compute than to read. A file of other volumes, or a damaged one, is written anew. Maps are what networks are fed, never what they learn.
-        """
-        path = volume_path(self.folder / "maps" / name, number)
-        try:
-            tensors, card = load_weights(path)
-            if card.get("volume") == self.sha256[number] and set(tensors) == {"maps"}:
-                return tensors["maps"]
-        except InputError:
-            pass  # not there, or not whole: computed again
-        computed = compute()
-        check_free_space(self.folder, computed.numel() * computed.element_size(), path.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(path, {"maps": computed}, {"volume": self.sha256[number]}, overwrite=True)
-        return computed
+        """`kept_maps` of a volume."""
+        return kept_maps(self.folder, number, self.sha256[number], name, compute)
+
+
+def kept_maps(folder: Path, number: int, sha256: str, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    """What was computed of a volume under a name before, or is computed now and kept in maps/NAME/ beside the volumes: for what takes longer to
+    compute than to read. Maps of another file than that of the hash, and damaged ones, are computed anew. Maps are what networks are fed, never what
+    they learn.
+    """
+    path = volume_path(folder / "maps" / name, number)
+    try:
+        tensors, card = load_weights(path)
+        if card.get("volume") == sha256 and set(tensors) == {"maps"}:
+            return tensors["maps"]
+    except InputError:
+        pass  # not there, or not whole
+    computed = compute()
+    check_free_space(folder, computed.numel() * computed.element_size(), path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(path, {"maps": computed}, {"volume": sha256}, overwrite=True)
+    return computed
 
 
 def _fingerprint(path: Path, found: VolumeFile) -> Fingerprint:

@@ -75,6 +75,17 @@ def test_maps_are_computed_once(mine, monkeypatch):
     assert len(calls) == 3
 
 
+def test_a_set_is_filled_with_its_maps(tmp_path, monkeypatch):
+    """Of the same training's settings: nothing is left to compute in the training."""
+    real = nltv
+    monkeypatch.setattr(inputs, "nltv", lambda field: real(field, n_iterations=2))
+    words = (*SHAPES, "data.prior.start=tv", "data.prior.regularisations=[0.05]")
+    streamed = make_data(config_of(words)).train_dataloader().dataset._volume(1)[0]
+    folder = fill(tmp_path / "set", 2, words)
+    monkeypatch.setattr(inputs, "nltv", None)
+    assert equal(make_data(config_of(words, f"data.cache.folder={folder}")).train_dataloader().dataset._volume(1)[0], streamed)
+
+
 def test_a_set_begins_again_when_it_is_used_up(shapes):
     stream = make_data(config_of(SHAPES, f"data.cache.folder={shapes}")).train_dataloader().dataset
     first, again = stream._volume(1), stream._volume(7)
