@@ -18,6 +18,8 @@ from qsmdl.scan import Batch
 
 PREFETCH_BYTES = 2**29
 """Of batches waiting in each loader worker's queue."""
+PREFETCHED = 32
+"""Batches in that queue where volumes give fewer: their sizes, and the times they take, differ by a factor of ten, and the queue evens that out."""
 
 
 class ValidationPhantoms(Dataset[Batch]):
@@ -126,10 +128,12 @@ class PhantomData(lightning.LightningDataModule):
 
     @property
     def _n_prefetched(self) -> int:
-        """Batches that a worker cuts ahead: all of a volume, so that the trainer lives on them while the next is rendered, within PREFETCH_BYTES."""
+        """Batches that a worker cuts ahead: all of a volume, so that the trainer lives on them while the next is rendered, and at least PREFETCHED;
+        within PREFETCH_BYTES.
+        """
         n_channels = self.prior.n_maps + 4 + 3 * self.prior.magnitude  # field, chi, mask, weight
         n_bytes = 4 * n_channels * self.batch_size * math.prod(self.patch_size)
-        return max(2, min(self.batches_per_volume, PREFETCH_BYTES // n_bytes))
+        return max(2, min(max(self.batches_per_volume, PREFETCHED), PREFETCH_BYTES // n_bytes))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation phantoms, one whole volume a batch; rendered in the trainer's process and kept."""

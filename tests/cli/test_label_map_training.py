@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from small_sets import fill
 
 from qsmdl.cli.build import config_folder, plain
 from qsmdl.cli.records import Earlier, Guard, begin_record
@@ -76,3 +77,19 @@ def test_what_is_read_is_what_is_fingerprinted(folder):
     record = begin_record(Guard.of(config), data, plain(config.network), Earlier())(1)
     (source,) = [source for source in record["sources"] if source["kind"] == "folder"]
     assert [atlas.name for atlas in data.atlases] == [volume["name"].split("/")[-1] for volume in source["volumes"]] == ["aseg.nii.gz"]
+
+
+def test_a_fixed_set_of_label_maps_needs_the_same_ones(folder, tmp_path):
+    words = ("experiment=none", "phantom=engine", "acquisition=engine", "phantom.engine.kinds={head:0,shapes:0,texture:0,label_map:1}")
+    fill(tmp_path / "set", 1, (*words, "phantom.engine.max_voxels=20000", f"data.label_maps.folder={folder}"))
+    config = only_label_maps(folder, f"data.cache.folder={tmp_path / 'set'}", "guard.n_previews=1")
+    record = begin_record(Guard.of(config), make_data(config), plain(config.network), Earlier())(1)
+    assert [len(source["volumes"]) for source in record["sources"] if source["kind"] == "folder"] == [2, 1]
+    table = tmp_path / "table.yaml"
+    table.write_text("extends: freesurfer\n12: thalamus\n")
+    with pytest.raises(InputError, match=r"They differ in label_maps .* Train with the settings of the set"):
+        make_data(only_label_maps(folder, f"data.cache.folder={tmp_path / 'set'}", f"data.label_maps.table={table}"))
+    write_mark(folder / "sub-1", "a test")
+    with pytest.raises(SystemExit):
+        fill(tmp_path / "other", 1, (*words, "phantom.engine.max_voxels=20000", f"data.label_maps.folder={folder}"))
+    assert not (tmp_path / "other").exists()

@@ -50,6 +50,12 @@ def test_batches_have_the_shapes_that_batch_states():
     assert float(batch["chi_ppm"][~batch["mask"]].abs().max()) == 0
 
 
+@pytest.mark.parametrize(("settings", "n"), [({"batches_per_volume": 4}, 32), ({"batches_per_volume": 40}, 40), ({"patch_size": (160,) * 3}, 2)])
+def test_loaders_work_ahead(settings, n):
+    """Of a whole volume at least, and through volumes that take longer than others; less where batches are large."""
+    assert PhantomData(RECIPE, RECIPE, Prior(), n_workers=1, **settings).train_dataloader().prefetch_factor == n
+
+
 @pytest.mark.slow
 def test_workers_do_not_change_the_stream():
     alone = take(stream(n_lanes=2), 6)
