@@ -1,6 +1,6 @@
-"""Is the phantom engine the better teacher? The quick U-Net trained on either generator with one budget, tested on what neither has seen.
+"""Is the phantom engine the better teacher? A U-Net of width 8 trained on either generator with one budget, tested on what neither has seen.
 
-    python benchmarks/generators.py OUT --seeds 3 --steps 300      # goes on where an earlier call ended; prints the table of docs/phantoms.md
+    python benchmarks/generators.py OUT --seeds 3 --steps 1200     # goes on where an earlier call ended; prints the table of docs/phantoms.md
 
 The engine's nets are trained without its shapes and label maps, so that those are new to both. All volumes have 1.5 to 2 mm voxels.
 """
@@ -28,7 +28,8 @@ from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 from qsmdl.scan import Geometry
 
 ROOT = Path(__file__).parent.parent
-COMMON = ["experiment=unet_quick", "evaluate=false", "trainer.max_time=null", "data.batches_per_volume=8", "training.validate_every=1000000"]
+COMMON = ["experiment=unet_quick", "evaluate=false", "trainer.max_time=null", "network.keywords.width=8"]
+COMMON += ["data.batches_per_volume=20", "training.validate_every=1000000"]
 ENGINE = ["phantom=engine", "acquisition=engine", "acquisition.engine.protocol.voxel_size_mm=[1.5,2.0]"]
 GENERATORS = {"first": [], "engine": [*ENGINE, "phantom.engine.kinds.shapes=0"]}
 
@@ -116,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--volumes", type=int, default=10, help="of each test")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
