@@ -1,8 +1,8 @@
 """A second device for machines that have none: tensors that live on the CPU but may not meet those that do.
 
 Inside `other_device()`, factories called under `torch.device(OTHER)` make `OtherTensor`s: wrappers with the device `OTHER` around tensors of the CPU.
-Operations on them run on the CPU. One that mixes them with a CPU tensor of one or more dimensions raises `MixedDevices`, as on a GPU; only copies
-(`to`, `copy_`) go from one device to the other. `numpy` and random numbers of a generator of the other device raise, too. A few operations
+Operations on them run on the CPU. One that mixes them with a CPU tensor of one or more dimensions raises `MixedDevicesError`, as on a GPU; only
+copies (`to`, `copy_`) go from one device to the other. `numpy` and random numbers of a generator of the other device raise, too. A few operations
 refuse even a single number from the CPU.
 """
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 OTHER = torch.device("lazy", 0)
 CPU = torch.device("cpu")
@@ -22,7 +21,7 @@ COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 NO_SCALARS = {torch.ops.aten.cat, torch.ops.aten.stack, torch.ops.aten.searchsorted, torch.ops.aten.bucketize, torch.ops.aten.lerp_}
 
 
-class MixedDevices(RuntimeError):
+class MixedDevicesError(RuntimeError):
     """An operation got tensors of two devices."""
 
 
@@ -47,7 +46,7 @@ class OtherTensor(Tensor):
         return run(func, args, kwargs or {})
 
     def numpy(self, *, force: bool = False) -> Any:
-        raise MixedDevices("numpy() of a tensor of the other device; call cpu() first.")
+        raise MixedDevicesError("numpy() of a tensor of the other device; call cpu() first.")
 
     def __array__(self, dtype: Any = None) -> Any:
         return self.numpy()
@@ -58,12 +57,12 @@ class OtherTensor(Tensor):
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation of ATen, on the CPU, with the device of its results told by its arguments."""
-    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+    tensors = [t for value in (*args, *kwargs.values()) for t in (value if isinstance(value, list | tuple) else (value,)) if isinstance(t, Tensor)]
     others = [t for t in tensors if isinstance(t, OtherTensor)]
     strict = func.overloadpacket in NO_SCALARS
     if others and func not in COPIES and any(not isinstance(t, OtherTensor) and (t.ndim or strict) for t in tensors):
         given = ", ".join(f"{t.device} {tuple(t.shape)}" for t in tensors)
-        raise MixedDevices(f"{func} mixes tensors of two devices: {given}.")
+        raise MixedDevicesError(f"{func} mixes tensors of two devices: {given}.")
     there = bool(others)
     asked = kwargs.get("device")
     if asked is not None:
@@ -71,16 +70,22 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         kwargs = {**kwargs, "device": CPU}
     if func is torch.ops.aten.copy_.default:
         there = isinstance(args[0], OtherTensor)
-    result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
-    return tree_map(lambda value: _outer(value, others) if there and isinstance(value, Tensor) else value, result)
+    result = func(*(_inner(value) for value in args), **{name: _inner(value) for name, value in kwargs.items()})
+    return _outer(result, others) if there else result
 
 
 def _inner(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_inner(one) for one in value]
     return value.inner if isinstance(value, OtherTensor) else value
 
 
-def _outer(value: Tensor, given: list[OtherTensor]) -> OtherTensor:
-    """The wrapper that a result written in place already has, or a new one."""
+def _outer(value: Any, given: list[OtherTensor]) -> Any:
+    """Results wrapped; one that was written in place has its wrapper already."""
+    if isinstance(value, list | tuple):
+        return type(value)(_outer(one, given) for one in value)
+    if not isinstance(value, Tensor):
+        return value
     for other in given:
         if other.inner is value:
             return other
@@ -110,10 +115,10 @@ _Generator, _Autocast = torch.Generator, torch.autocast
 class _Dispatch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.called: set[str] = set()
+        self.called: set[Any] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.called.add(str(func))
+        self.called.add(func)
         return run(func, args, kwargs or {})
 
 
@@ -124,7 +129,7 @@ class _Functions(TorchFunctionMode):
         if generator is not None:
             target = torch.device(kwargs.get("device") or (args[0].device if args and isinstance(args[0], Tensor) else CPU))
             if target.type != generator.device.type:
-                raise MixedDevices(f"{func} on {target} with a generator on {generator.device}.")
+                raise MixedDevicesError(f"{func} on {target} with a generator on {generator.device}.")
         if func is Tensor.new_tensor and isinstance(args[0], OtherTensor):
             return torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)).to(OTHER)
         if func in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or CPU).type == OTHER.type:
@@ -135,8 +140,8 @@ class _Functions(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def other_device() -> Iterator[set[str]]:
-    """Makes the other device; yields the names of the operations that were called, as they are called."""
+def other_device() -> Iterator[set[Any]]:
+    """Makes the other device; yields the set of operations, filled as they are called."""
     torch.Generator, torch.autocast = OtherGenerator, _autocast  # type: ignore[misc, assignment]
     try:
         with _Dispatch() as operations, _Functions():
