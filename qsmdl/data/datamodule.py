@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import lightning
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -60,7 +61,9 @@ class PhantomData(lightning.LightningDataModule):
     the closed-form inversion fed along; n_workers: loader processes, each rendering its own volumes (0: in the trainer's process); seed: of the
     whole stream; atlases: the user's label maps, for recipes that draw them; cache: training volumes that were rendered before, read in place of
     rendering. The stream continues after `trainer.global_step` batches, which is what makes a resumed run see the batches that an uninterrupted one
-    would; processes that train together render volumes of their own.
+    would; processes that train together render volumes of their own. render_on: None, or the device ("cpu", "cuda", "cuda:1") that training
+    volumes are rendered on, in a thread of the trainer's process, one ahead of what is needed; validation volumes are rendered on the CPU, so that
+    all machines validate on the same. Not yet run on a GPU. Raises InputError for a device that is not there, and for loader processes beside it.
     """
 
     def __init__(
@@ -78,10 +81,17 @@ class PhantomData(lightning.LightningDataModule):
         seed: int = 0,
         atlases: tuple[LabelAtlas, ...] = (),
         cache: VolumeSet | None = None,
+        render_on: str | None = None,
     ) -> None:
         super().__init__()
         if n_workers < 0 or n_validation_volumes < 1:
             raise InputError(f"n_workers is {n_workers} and n_validation_volumes {n_validation_volumes}; at least 0 and 1 are needed.")
+        self.render_on = None if render_on is None else _device(render_on)
+        if render_on is not None and n_workers:
+            raise InputError(
+                f"data.render_on is {render_on!r}, but data.n_workers is {n_workers}; loader processes render on the CPU. Set data.n_workers=0, or "
+                "data.render_on=null."
+            )
         self.recipe, self.prior, self.n_workers, self.seed, self.atlases, self.cache = recipe, prior, n_workers, seed, atlases, cache
         self.patch_size, self.batch_size, self.batches_per_volume, self.p_drop_weight = patch_size, batch_size, batches_per_volume, p_drop_weight
         self.validation = ValidationPhantoms(validation_recipe, prior, n_volumes=n_validation_volumes, seed=seed, atlases=atlases)
@@ -116,6 +126,7 @@ class PhantomData(lightning.LightningDataModule):
             world_size=self.trainer.world_size if self.trainer else 1,
             atlases=self.atlases,
             cache=self.cache,
+            render_on=self._device_of_rank(),
         )
         # The stream seeds itself by batch number, so workers need no seeds of their own; each computes with one thread (torch's default for workers).
         return DataLoader(
@@ -125,6 +136,20 @@ class PhantomData(lightning.LightningDataModule):
             prefetch_factor=self._n_prefetched if self.n_workers else None,
             persistent_workers=self.n_workers > 0,
         )
+
+    def _device_of_rank(self) -> torch.device | None:
+        """Where this process renders: "cuda" alone is the GPU that it trains on, or that of its rank on the machine where it trains on the CPU."""
+        device = self.render_on
+        if device is None or device.type == "cpu":
+            return device
+        n_processes, local_rank, root = (
+            (self.trainer.world_size, self.trainer.local_rank, self.trainer.strategy.root_device) if self.trainer else (1, 0, device)
+        )
+        if device.index is not None:
+            if n_processes > 1:
+                raise InputError(f"data.render_on is {device}, but {n_processes} processes train; with data.render_on=cuda each has its own GPU.")
+            return device
+        return root if root.index is not None else torch.device("cuda", local_rank % torch.cuda.device_count())
 
     @property
     def _n_prefetched(self) -> int:
@@ -138,3 +163,13 @@ class PhantomData(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation phantoms, one whole volume a batch; rendered in the trainer's process and kept."""
         return DataLoader(self.validation, batch_size=1, num_workers=0, shuffle=False)
+
+
+def _device(name: str) -> torch.device:
+    """A device by its name. Raises InputError for one that is not there."""
+    kind, _, index = str(name).partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise InputError(f"data.render_on is {name!r}; it must be null, cpu, cuda or one GPU by its number, as cuda:0.")
+    if kind == "cuda" and not int(index or 0) < torch.cuda.device_count():
+        raise InputError(f"data.render_on is {name!r}, but {torch.cuda.device_count()} GPUs were found. Set data.render_on=null, or see trainer=gpu.")
+    return torch.device(name)

@@ -269,10 +269,11 @@ def render_orientations(recipe: Recipe, turns: Sequence[VolumeParams]) -> list[S
 def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom, *, complete: bool = True) -> tuple[Scan, Truth]:
     """`render_volume` of a phantom that `render_phantom` has rendered."""
     effects = Effects() if params.sample is None else params.sample.effects
+    # On the phantom's device: noise is most of what is drawn for a scan. Devices draw different noise from one seed.
     return acquire(
         phantom,
         acquisition_of(recipe, params),
-        torch.Generator().manual_seed(params.noise_seed),
+        torch.Generator(phantom.mask.device).manual_seed(params.noise_seed),
         truth=recipe.truth,
         name=params.name,
         effects=effects,

@@ -1,13 +1,16 @@
 """An endless stream of training batches simulated on the fly, the same for the same seed wherever it is picked up."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from qsmdl.data.ahead import Ahead
 from qsmdl.data.engine import Engine
 from qsmdl.data.inputs import Prior, magnitude_maps
 from qsmdl.data.recipe import Recipe, Stream, VolumeParams, draw_volume, render_volume, volume_seed
@@ -20,6 +23,8 @@ from qsmdl.phantom.scanning.phase_errors import leave_wraps
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import Batch, FieldMap, Scan, Truth
 
+Volume = tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]
+"""Maps to cut patches from, voxel size in mm, direction of B0, and the voxels of the mask [n, 3]."""
 VOLUMES = ("field_ppm", "prior_ppm", "chi_ppm", "mask", "weight")
 
 
@@ -89,6 +94,8 @@ class PhantomStream(IterableDataset[Batch]):
     patch_size: (x, y, z) voxels; start_batch: where to pick the stream up (after `start_batch` optimiser steps); rank and world_size: of several
     processes that train together, each with lanes of its own; atlases: label maps that the recipe's engine draws from; cache: volumes of this recipe,
     seed and stream that were rendered before: number i modulo their number is read in place of rendering number i.
+    render_on: None renders where batches are asked for, when they are; a device renders on it, in a thread of its own that is one volume ahead, and
+    patches are cut on it. The anatomy of a seed is the same on all devices but for rounding, the noise is not. Not yet run on a GPU.
     Patches are mirrored along random axes, B0 with them, and the weight channel is replaced by the mask with probability `p_drop_weight`, so that a
     network also runs on field maps that come without weights.
     """
@@ -110,6 +117,7 @@ class PhantomStream(IterableDataset[Batch]):
         world_size: int = 1,
         atlases: tuple[LabelAtlas, ...] = (),
         cache: VolumeSet | None = None,
+        render_on: torch.device | None = None,
     ) -> None:
         super().__init__()
         for name, value in {
@@ -126,7 +134,7 @@ class PhantomStream(IterableDataset[Batch]):
         if not 0 <= rank < world_size:
             raise InputError(f"rank is {rank} of {world_size} processes; it must lie between 0 and {world_size - 1}.")
         self.recipe, self.prior, self.seed, self.stream, self.atlases = recipe, prior, seed, stream, atlases
-        self.rank, self.world_size, self.cache = rank, world_size, cache
+        self.rank, self.world_size, self.cache, self.render_on = rank, world_size, cache, render_on
         self.patch_size: tuple[int, int, int] = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
         self.batch_size, self.batches_per_volume, self.n_lanes = int(batch_size), int(batches_per_volume), int(n_lanes)
         self.start_batch, self.p_drop_weight = start_batch, p_drop_weight
@@ -136,15 +144,38 @@ class PhantomStream(IterableDataset[Batch]):
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         if self.n_lanes % stride:
             raise InputError(f"{stride} loader workers do not divide {self.n_lanes} lanes; each worker renders the volumes of whole lanes.")
-        cached = lru_cache(maxsize=2 * self.n_lanes // stride)(self._volume)
-        batch = self.start_batch + offset
-        while True:
-            yield self.batch(batch, cached)
-            batch += stride
+        batches = count(self.start_batch + offset, stride)
+        if self.render_on is None:
+            cached = lru_cache(maxsize=2 * self.n_lanes // stride)(self._volume)
+            yield from (self.batch(batch, cached) for batch in batches)
+            return
+        if worker:
+            raise InputError(f"render_on is {self.render_on}, but {stride} loader workers ask for batches; a device is for the process that trains.")
+        with closing(Ahead(self._volume, self._numbers(), n_kept=2 * self.n_lanes, device=self.render_on)) as ahead:
+            for batch in batches:
+                with self.render_on:
+                    made = self.batch(batch, ahead)
+                yield made
 
-    def _volume(self, index: int) -> tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]:
-        if self.cache is not None:
-            index %= self.cache.n_volumes
+    def _numbers(self) -> Iterator[int]:
+        """The volumes that batches from `start_batch` on are cut from, in that order."""
+        first = self.start_batch // self.n_lanes // self.batches_per_volume
+        for turn in count(max(first - 1, 0)):
+            yield from (self._number(lane, turn) for lane in range(self.n_lanes))
+
+    def _number(self, lane: int, turn: int) -> int:
+        return lane + self.n_lanes * (self.rank + self.world_size * turn)
+
+    def _volume(self, index: int) -> Volume:
+        if self.cache is None:
+            return self._made(index)
+        device = torch.get_default_device()
+        # Volumes that were rendered before lie on disk, and so does what is kept beside them: read on the CPU.
+        with torch.device("cpu"):
+            volumes, voxel_size_mm, b0_direction, inside = self._made(index % self.cache.n_volumes)
+        return {name: v.to(device) for name, v in volumes.items()}, voxel_size_mm, b0_direction, inside.to(device)
+
+    def _made(self, index: int) -> Volume:
         params = draw_volume(self.recipe, volume_seed(self.stream, self.seed, index), atlases=self.atlases)
         scan, truth = render_volume(self.recipe, params, self.atlases, complete=False) if self.cache is None else self.cache.read(index)
         inside = scan.mask.nonzero()
@@ -165,17 +196,16 @@ class PhantomStream(IterableDataset[Batch]):
         load = volume if callable(volume) else self._volume
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(7, index * self.world_size + self.rank)))
         lane, turn = index % self.n_lanes, index // self.n_lanes // self.batches_per_volume
-        lane, lanes = lane + self.n_lanes * self.rank, self.n_lanes * self.world_size
         samples = []
         for _ in range(self.batch_size):
             back = int(rng.integers(0, 2)) if turn else 0
-            samples.append(self._sample(load(lane + lanes * (turn - back)), rng))
+            samples.append(self._sample(load(self._number(lane, turn - back)), rng))
         return {key: torch.stack([s[key] for s in samples]) for key in samples[0]}  # type: ignore[return-value]
 
-    def _sample(self, volume: tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+    def _sample(self, volume: Volume, rng: np.random.Generator) -> dict[str, Tensor]:
         volumes, voxel_size_mm, b0_direction, inside = volume
-        centre = inside[int(rng.integers(len(inside)))]
-        patches = cut_patch(volumes, tuple(int(c) for c in centre), self.patch_size)
+        centre = inside[int(rng.integers(len(inside)))].tolist()
+        patches = cut_patch(volumes, tuple(centre), self.patch_size)
         mirrored = [axis for axis in range(3) if rng.random() < 0.5]
         direction = torch.tensor(b0_direction)
         for axis in mirrored:

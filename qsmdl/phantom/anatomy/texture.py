@@ -41,8 +41,8 @@ def per_voxel(values: Table, labels: Tensor) -> Tensor:
 def tissue_means(values: Tensor, labels: Tensor) -> Tensor:
     """Mean of a map in each label: [17], 0 where a label does not occur. Both inputs are flat."""
     counts = torch.bincount(labels, minlength=N_LABELS)
-    # Summed in float64: a float32 sum over millions of voxels would shift the reference.
-    sums = torch.bincount(labels, weights=values.double(), minlength=N_LABELS)
+    # Summed in float64: a float32 sum over millions of voxels would shift the reference. On the CPU: a GPU would add them in any order.
+    sums = torch.bincount(labels.cpu(), weights=values.double().cpu(), minlength=N_LABELS).to(values.device)
     return (sums / counts.clamp_min(1)).float()
 
 

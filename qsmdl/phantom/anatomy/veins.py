@@ -17,7 +17,7 @@ from qsmdl.phantom.anatomy.cortex import Folding
 from qsmdl.phantom.anatomy.envelope import LATTICE, Envelope
 from qsmdl.phantom.anatomy.params import HeadParams
 from qsmdl.phantom.drawing.ranges import Range, as_range, check_probability, draw_log_uniform, draw_uniform
-from qsmdl.phantom.drawing.sampling import cubic_matrix, seeded
+from qsmdl.phantom.drawing.sampling import cubic_matrix, integers, normal, seeded, uniform
 from qsmdl.phantom.drawing.shapes import unit_vectors
 from qsmdl.phantom.inclusions.tubes import Tubes, with_bulbs
 
@@ -109,8 +109,8 @@ def _named_vessels(envelope: Envelope, generator: torch.Generator) -> list[Tubes
     for paired, points, radii in _NAMED:
         for side in (-1.0, 1.0) if paired else (1.0,):
             control = torch.tensor([tuple(map(float, p)) for p in points]) * torch.tensor([side, 1.0, 1.0])
-            control[1:-1] += 0.8 * torch.randn(len(points) - 2, 3, generator=generator) * torch.tensor([paired + 0.3, 1.0, 1.0])
-            width = torch.tensor(radii) * (1 + 0.12 * torch.randn((), generator=generator)).clamp(0.7, 1.3)
+            control[1:-1] += 0.8 * normal(generator, len(points) - 2, 3) * torch.tensor([paired + 0.3, 1.0, 1.0])
+            width = torch.tensor(radii) * (1 + 0.12 * normal(generator)).clamp(0.7, 1.3)
             curve, radius = _spline(control, width, 60)
             tubes.append(Tubes(envelope.frame.head(curve)[None], radius[None]))
     return tubes
@@ -123,7 +123,7 @@ def _sagittal_sinus(envelope: Envelope, generator: torch.Generator) -> Tubes:
     direction = torch.stack((torch.zeros_like(angle), angle.cos(), angle.sin()), -1)
     reach = torch.arange(30.0, 110.0, 0.5)
     ray = envelope.frame.head(centre + reach[None, :, None] * direction[:, None])
-    radius = torch.linspace(0.7, 2.3, 90) * (1 + 0.15 * torch.randn((), generator=generator)).clamp(0.7, 1.3)
+    radius = torch.linspace(0.7, 2.3, 90) * (1 + 0.15 * normal(generator)).clamp(0.7, 1.3)
     inside = LATTICE.read_points(envelope.brain, ray) > 0.75 * radius[:, None]
     last = (inside * torch.arange(1, len(reach) + 1)).amax(1).clamp_min(1) - 1
     points = ray[torch.arange(90), last]
@@ -138,7 +138,7 @@ def _walk(
     """Persistent random walks [vessel, n_steps, 3]; correct(position, heading) returns the next position after a free step."""
     path, position = [start], start
     for _ in range(n_steps - 1):
-        heading = unit_vectors(heading + turn * torch.randn(heading.shape, generator=generator))
+        heading = unit_vectors(heading + turn * normal(generator, *heading.shape))
         moved = correct(position + _STEP_MM * heading, heading)
         heading = unit_vectors(0.5 * heading + 0.5 * unit_vectors(moved - position))
         position = moved
@@ -165,16 +165,16 @@ def _cortical_veins(
         return position - off[:, None] * _normals(inward, position)
 
     n, winding = max(1, round(style.count_factor * params.n_cortical_veins)), style.tortuosity_factor
-    entry = torch.randint(8, 84, (n,), generator=generator)
+    entry = integers(generator, 8, 84, n)
     side = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0)
     start = sinus.points_mm[0, entry]
-    heading = unit_vectors(torch.stack((side, 0.7 * torch.randn(n, generator=generator), torch.full((n,), -0.3)), -1))
-    first = params.vein_radius_mm * (0.7 + 0.6 * torch.rand(n, generator=generator))
+    heading = unit_vectors(torch.stack((side, 0.7 * normal(generator, n), torch.full((n,), -0.3)), -1))
+    first = params.vein_radius_mm * (0.7 + 0.6 * uniform(generator, n))
     trunks = _walk(start, heading, 44, 0.22 * winding, generator, stay_on_hull)
     trunk_radii = _taper(n, 44, first, 0.35)
     branches, branch_radii = _branches(trunks, trunk_radii, 3, 18, winding, generator, stay_on_hull)
     dives = _dives(torch.cat((trunks[:, 6::7].reshape(-1, 3), branches[:, 6::8].reshape(-1, 3))), inward, folding, winding, generator)
-    thin = 0.3 + 0.25 * torch.rand(len(dives), generator=generator)
+    thin = 0.3 + 0.25 * uniform(generator, len(dives))
     return [Tubes(trunks, trunk_radii), Tubes(branches, branch_radii), Tubes(dives, _taper(len(dives), dives.shape[1], thin, 0.2))]
 
 
@@ -189,11 +189,11 @@ def _branches(
 ) -> tuple[Tensor, Tensor]:
     """Tributaries that leave each trunk sideways at random points: points and radii."""
     n, length, _ = trunks.shape
-    node = torch.randint(4, length - 4, (n, per_trunk), generator=generator)
+    node = integers(generator, 4, length - 4, n, per_trunk)
     rows = torch.arange(n)[:, None].expand_as(node)
     start = trunks[rows, node].reshape(-1, 3)
     along = unit_vectors(trunks[rows, node + 1] - trunks[rows, node]).reshape(-1, 3)
-    heading = unit_vectors(along + torch.randn(along.shape, generator=generator))
+    heading = unit_vectors(along + normal(generator, *along.shape))
     points = _walk(start, heading, n_steps, 0.3 * winding, generator, correct)
     return points, _taper(len(points), n_steps, 0.7 * radii[rows, node].reshape(-1), 0.25)
 
@@ -213,12 +213,12 @@ def _medullary_veins(params: HeadParams, style: VeinStyle, envelope: Envelope, g
     """Fine veins from the walls of the lateral ventricles fanning out into the white matter."""
     n = 2 * max(1, round(style.count_factor * params.n_deep_veins))
     side = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0)
-    y = -40 + 66 * torch.rand(n, generator=generator)
+    y = -40 + 66 * uniform(generator, n)
     start = torch.stack((side * (12 + 0.005 * (y - 5) ** 2), y, 19 - 0.006 * (y + 5) ** 2), -1)
-    up = 0.2 + 1.1 * torch.rand(n, generator=generator)
-    heading = unit_vectors(torch.stack((side, 0.012 * (y + 8) + 0.15 * torch.randn(n, generator=generator), up), -1))
+    up = 0.2 + 1.1 * uniform(generator, n)
+    heading = unit_vectors(torch.stack((side, 0.012 * (y + 8) + 0.15 * normal(generator, n), up), -1))
     points = _walk(start, heading, 16, 0.12 * style.tortuosity_factor, generator, lambda position, _: position)
-    first = 0.25 + 0.25 * torch.rand(n, generator=generator)
+    first = 0.25 + 0.25 * uniform(generator, n)
     return Tubes(envelope.frame.head(points), _taper(n, 16, first, 0.15))
 
 

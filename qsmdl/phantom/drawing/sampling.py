@@ -64,9 +64,12 @@ def cubic_matrix(positions: Tensor, n_samples: int) -> Tensor:
         ),
         dim=1,
     )
-    index = (base.long()[:, None] + torch.arange(-1, 3)).clamp(0, n_samples - 1)
-    matrix = torch.zeros(len(positions), n_samples, dtype=torch.float64)
-    return matrix.scatter_add_(1, index, weights).float()
+    index = (base.long()[:, None] + torch.arange(-1, 3, device=positions.device)).clamp(0, n_samples - 1)
+    matrix = torch.zeros(len(positions), n_samples, dtype=torch.float64, device=positions.device)
+    # One neighbour after the other: clamped ones fall together, and parallel hardware would add them in any order.
+    for i in range(4):
+        matrix.scatter_add_(1, index[:, i : i + 1], weights[:, i : i + 1])
+    return matrix.float()
 
 
 def apply_separable(volume: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -121,14 +124,32 @@ class Lattice:
         return torch.stack(torch.gradient(field, spacing=self.spacing_mm))
 
 
-def seeded(seed: int, stream: int) -> torch.Generator:
-    """One generator for each part of a head, so that a change in one part leaves the others alone."""
-    return torch.Generator(torch.get_default_device()).manual_seed((seed * 1_000_003 + stream * 7919 + 17) % (2**63 - 1))
+def seeded(seed: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """One generator for each part of a head, so that a change in one part leaves the others alone.
+
+    Of the CPU, unless told otherwise: a phantom is then the same one (but for rounding) on whichever device it is rendered.
+    """
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + stream * 7919 + 17) % (2**63 - 1))
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal numbers, drawn on the generator's device and moved to the default one."""
+    return torch.randn(shape, generator=generator, device=generator.device).to(torch.get_default_device())
+
+
+def uniform(generator: torch.Generator, *shape: int) -> Tensor:
+    """Numbers 0 ... 1, drawn likewise."""
+    return torch.rand(shape, generator=generator, device=generator.device).to(torch.get_default_device())
+
+
+def integers(generator: torch.Generator, low: int, high: int, *shape: int) -> Tensor:
+    """Whole numbers from low to high - 1, drawn likewise."""
+    return torch.randint(low, high, shape, generator=generator, device=generator.device).to(torch.get_default_device())
 
 
 def band_noise(lattice: Lattice, generator: torch.Generator, response: Callable[[Tensor], Tensor]) -> Tensor:
     """Gaussian noise of unit variance on a lattice whose amplitude spectrum is response(|k| in cycles per mm)."""
-    white = torch.randn(lattice.shape, generator=generator)
+    white = normal(generator, *lattice.shape)
     kx, ky = (torch.fft.fftfreq(n, lattice.spacing_mm) for n in lattice.shape[:2])
     kz = torch.fft.rfftfreq(lattice.shape[2], lattice.spacing_mm)
     k = torch.sqrt(kx[:, None, None] ** 2 + ky[None, :, None] ** 2 + kz**2)

@@ -158,10 +158,10 @@ class _Dice:
         self.generator, self.device = seeded(seed, 1), device
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator, device="cpu").to(self.device)
+        return torch.randn(shape, generator=self.generator, device=self.generator.device).to(self.device)
 
     def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator, device="cpu").to(self.device)
+        return torch.rand(shape, generator=self.generator, device=self.generator.device).to(self.device)
 
 
 def _walk(start: Tensor, heading: Tensor, radius: Tensor, params: VesselParams, wall: _Wall, dice: _Dice) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qsmdl.phantom.drawing.sampling import uniform
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tubes:
@@ -16,7 +18,7 @@ class Tubes:
 
 def with_bulbs(tubes: Tubes, share: float, factor: float, generator: torch.Generator) -> Tubes:
     """Tubes of which a random share swells towards the last point, to factor times its radius."""
-    swollen = torch.rand(len(tubes.radii_mm), generator=generator) < share
+    swollen = uniform(generator, len(tubes.radii_mm)) < share
     radii = tubes.radii_mm.clone()
     radii[:, -1] *= torch.where(swollen, factor, 1.0)
     return Tubes(tubes.points_mm, radii)

@@ -189,7 +189,7 @@ def slab_noise_factor(params: SlabParams, mask: Tensor, geometry: Geometry) -> T
 def add_slab_noise(signal: Tensor, sigma: float, params: SlabParams, mask: Tensor, geometry: Geometry) -> Tensor:
     """Echoes [echo, x, y, z] that hold noise of sigma per channel, with more of it in the slab, so that its total there is factor times sigma."""
     extra = (slab_noise_factor(params, mask, geometry).square() - 1).sqrt_() * sigma
-    generator = seeded(params.seed, 2)
+    generator = seeded(params.seed, 2, signal.device)
     parts = torch.randn((2, *signal.shape), generator=generator, dtype=signal.real.dtype, device=generator.device).to(signal.device)
     return signal + extra * torch.complex(parts[0], parts[1])
 
