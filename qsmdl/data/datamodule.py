@@ -143,11 +143,11 @@ class PhantomData(lightning.LightningDataModule):
         n_processes, local_rank, root = (
             (self.trainer.world_size, self.trainer.local_rank, self.trainer.strategy.root_device) if self.trainer else (1, 0, device)
         )
-        if device.index is not None:
+        if str(device) != device.type:
             if n_processes > 1:
                 raise InputError(f"data.render_on is {device}, but {n_processes} processes train; with data.render_on=cuda each has its own GPU.")
             return device
-        return root if root.index is not None else torch.device("cuda", local_rank % torch.cuda.device_count())
+        return root if str(root).startswith("cuda:") else torch.device("cuda", local_rank % torch.cuda.device_count())
 
     @property
     def _n_prefetched(self) -> int:
