@@ -215,7 +215,8 @@ def test_each_process_renders_on_its_own_gpu(monkeypatch):
     def place(name, trains_on, n_processes=3):
         data = PhantomData(recipe("texture"), Recipe(), Prior((0.05,)), render_on=name, n_workers=0)
         strategy = SimpleNamespace(root_device=torch.device(trains_on))
-        data.trainer = SimpleNamespace(world_size=n_processes, global_rank=n_processes - 1, local_rank=n_processes - 1, global_step=0, strategy=strategy)
+        rank = n_processes - 1
+        data.trainer = SimpleNamespace(world_size=n_processes, global_rank=rank, local_rank=rank, global_step=0, strategy=strategy)
         return data.train_dataloader().dataset.render_on
 
     assert place("cuda", "cuda:3") == torch.device("cuda:3")
