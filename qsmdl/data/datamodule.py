@@ -142,13 +142,14 @@ class PhantomData(lightning.LightningDataModule):
         device = self.render_on
         if device is None or device.type == "cpu":
             return device
-        n_processes = int(self.trainer.world_size) if self.trainer else 1
-        if _is_numbered(device) and n_processes > 1:
-            raise InputError(f"data.render_on is {device}, but {n_processes} processes train; with data.render_on=cuda each has its own GPU.")
-        if _is_numbered(device) or self.trainer is None:
+        n_processes, local_rank, root = (
+            (self.trainer.world_size, self.trainer.local_rank, self.trainer.strategy.root_device) if self.trainer else (1, 0, device)
+        )
+        if str(device) != device.type:
+            if n_processes > 1:
+                raise InputError(f"data.render_on is {device}, but {n_processes} processes train; with data.render_on=cuda each has its own GPU.")
             return device
-        root: torch.device = self.trainer.strategy.root_device
-        return root if _is_numbered(root) else torch.device("cuda", int(self.trainer.local_rank) % torch.cuda.device_count())
+        return root if str(root).startswith("cuda:") else torch.device("cuda", local_rank % torch.cuda.device_count())
 
     @property
     def _n_prefetched(self) -> int:
@@ -162,11 +163,6 @@ class PhantomData(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation phantoms, one whole volume a batch; rendered in the trainer's process and kept."""
         return DataLoader(self.validation, batch_size=1, num_workers=0, shuffle=False)
-
-
-def _is_numbered(device: torch.device) -> bool:
-    # By its text: torch's type hints say that every device has a number.
-    return ":" in str(device)
 
 
 def _device(name: str) -> torch.device:

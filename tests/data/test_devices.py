@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,6 +207,24 @@ def test_refused_places_to_render():
         PhantomData(heads, heads, Prior(), render_on="cuda:99", n_workers=0)
     data = PhantomData(recipe("texture"), heads, Prior((0.05,)), patch_size=(8, 8, 8), render_on="cpu", n_workers=0)
     assert data.train_dataloader().dataset.render_on == torch.device("cpu")
+
+
+def test_each_process_renders_on_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+
+    def place(name, trains_on, n_processes=3):
+        data = PhantomData(recipe("texture"), Recipe(), Prior((0.05,)), render_on=name, n_workers=0)
+        strategy = SimpleNamespace(root_device=torch.device(trains_on))
+        rank = n_processes - 1
+        data.trainer = SimpleNamespace(world_size=n_processes, global_rank=rank, local_rank=rank, global_step=0, strategy=strategy)
+        return data.train_dataloader().dataset.render_on
+
+    assert place("cuda", "cuda:3") == torch.device("cuda:3")
+    assert place("cuda", "cpu") == torch.device("cuda:2")
+    assert place("cuda:1", "cuda:0", n_processes=1) == torch.device("cuda:1")
+    assert place("cpu", "cuda:0") == torch.device("cpu")
+    with pytest.raises(InputError, match="but 3 processes train"):
+        place("cuda:1", "cuda:0")
 
 
 @pytest.mark.gpu
