@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from qsmdl.phantom.scanning.offset import OffsetParams
 
 from qsmdl.data.engine import Engine, draw_sample
 from qsmdl.data.inputs import Prior
 from qsmdl.data.recipe import Recipe, draw_volume, render_volume
 from qsmdl.data.stream import PhantomStream, training_volume
 from qsmdl.errors import InputError
+from qsmdl.phantom.scanning.offset import OffsetParams
 from qsmdl.physics.dipole import Dipole
 
 FOV = (50.0, 45.0, 40.0)
