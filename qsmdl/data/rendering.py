@@ -26,7 +26,8 @@ def render_sample(sample: Sample, geometry: Geometry, atlases: Sequence[LabelAtl
     """
     phantom = add_texture(_render_anatomy(sample, geometry, atlases), sample.added_texture)
     axes, layers = grid_axes(geometry), list[Layer]()
-    m0 = float(phantom.m0[phantom.mask].median())
+    has_lesions = sample.lesions is not None and bool(sample.lesions.blobs)
+    m0 = float(phantom.m0[phantom.mask].median()) if has_lesions or sample.vessels is not None else 0.0
     if sample.vessels is not None:
         layers += vessel_layers(sample.vessels, axes, phantom.mask, b0_tesla=reference_tesla(sample.protocol), m0=m0)
     if sample.lesions is not None and sample.lesions.blobs:

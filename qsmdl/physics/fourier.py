@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.physics.box import slabs
 from qsmdl.physics.linop import LinearOperator
 
 XYZ = (-3, -2, -1)
@@ -112,14 +113,25 @@ def crop_kspace_of_box(volume: Tensor, box: Sequence[slice], fine: Sequence[int]
     """`crop_kspace` of a volume [..., x, y, z] that fills a box of a grid `fine` and is 0 elsewhere: each transform sees only the lines that cross
     the box, which gives the same with half of the work or less.
     """
-    spectrum = volume
-    # Axis by axis: each transform shrinks the array before the next one works on it.
-    for axis, span, n, m in zip(XYZ, box, fine, shape, strict=True):
-        if spectrum.shape[axis] != n:
-            lines = spectrum.new_zeros([n if a == spectrum.ndim + axis else k for a, k in enumerate(spectrum.shape)])
-            lines.narrow(axis, span.start, span.stop - span.start).copy_(spectrum)
-            spectrum = lines
-        spectrum = torch.fft.fft(spectrum, dim=axis)
-        spectrum = torch.cat([spectrum.narrow(axis, s.start, s.stop - s.start) for s in _kept(n, m)], dim=axis)
+    x, y, z = zip(box, fine, shape, strict=True)
+    complex_type = torch.complex128 if volume.dtype in (torch.float64, torch.complex128) else torch.complex64
+    # Axis by axis: each transform shrinks the array before the next one works on it. In slabs, which stay in the caches.
+    planes = volume.new_empty((*volume.shape[:-3], x[2], *volume.shape[-2:]), dtype=complex_type)
+    for slab in slabs((volume.shape[-2], x[1] * volume.shape[-1]), volume.device):
+        planes[..., slab, :] = _lowest(volume[..., slab, :], -3, *x)
+    spectrum = volume.new_empty((*volume.shape[:-3], *shape), dtype=complex_type)
+    for slab in slabs((x[2], y[1] * volume.shape[-1]), volume.device):
+        spectrum[..., slab, :, :] = _lowest(_lowest(planes[..., slab, :, :], -2, *y), -1, *z)
     cropped: Tensor = torch.fft.ifftn(spectrum, dim=XYZ)
     return cropped.mul_(math.prod(shape) / math.prod(fine))
+
+
+def _lowest(part: Tensor, axis: int, span: slice, n: int, m: int) -> Tensor:
+    """The m lowest frequencies along an axis of what lies at a span of n entries, 0 elsewhere."""
+    # Transforms along the last axis are three to six times faster than along the others.
+    lines = part.movedim(axis, -1)
+    if lines.shape[-1] != n:
+        lines = part.new_zeros((*lines.shape[:-1], n))
+        lines[..., span] = part.movedim(axis, -1)
+    spectrum = torch.fft.fft(lines.contiguous(), dim=-1)
+    return torch.cat([spectrum[..., kept] for kept in _kept(n, m)], -1).movedim(-1, axis)

@@ -58,4 +58,7 @@ def add_noise(signal: Tensor, sigma: float, generator: torch.Generator) -> Tenso
     if not (math.isfinite(sigma) and sigma >= 0):
         raise InputError(f"sigma is {sigma}; the noise standard deviation must be finite and at least 0.")
     parts = torch.randn((2, *signal.shape), generator=generator, dtype=signal.real.dtype, device=generator.device).to(signal.device)
-    return signal + sigma * torch.complex(parts[0], parts[1])
+    noisy = torch.view_as_real(signal).clone()
+    for channel, part in enumerate(parts):
+        noisy[..., channel].add_(part, alpha=sigma)
+    return torch.view_as_complex(noisy)

@@ -48,7 +48,7 @@ def split_dipole_field(chi_ppm: Tensor, voxel_size_mm: Sequence[float], b0_direc
     kernel.addcmul_(kernel * gaussian[0][:, None, None], gaussian[1][:, None] * gaussian[2], value=-1.0)
     near = irfft3(multiply_spectrum(spectrum, kernel), fine)[: shape[0], : shape[1], : shape[2]]
     del spectrum, kernel
-    return near + _far(irfft3(smooth, coarse), shape, voxel_size_mm, b0_direction, padding)
+    return _far(irfft3(smooth, coarse), shape, voxel_size_mm, b0_direction, padding).add_(near)
 
 
 def _gaussians(shape: Sequence[int], voxel_size_mm: Sequence[float], sigma_mm: float) -> list[Tensor]:

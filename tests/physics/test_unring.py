@@ -49,6 +49,15 @@ def test_axes_are_alike() -> None:
     assert torch.allclose(turned, unring(volume).permute(order), atol=1e-6)
 
 
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0), (1,)])
+def test_a_box_gets_what_the_whole_would(axes: tuple[int, ...]) -> None:
+    volume = crop_kspace(torch.rand(20, 22, 26, generator=torch.Generator().manual_seed(3)), (14, 15, 17)).real.contiguous()
+    box = (slice(2, 9), slice(0, 12), slice(5, 17))
+    expected = torch.zeros_like(volume)
+    expected[box] = unring(volume, axes=axes)[box]
+    assert torch.allclose(unring(volume, axes=axes, box=box), expected, atol=1e-6)
+
+
 def test_mirror_image() -> None:
     volume = torch.rand(11, 12, 13, generator=torch.Generator().manual_seed(4))
     assert torch.allclose(unring(volume.flip(0), axes=(0,)).flip(0), unring(volume, axes=(0,)), atol=1e-5)

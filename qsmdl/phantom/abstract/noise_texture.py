@@ -17,7 +17,8 @@ from torch import Tensor
 from qsmdl.errors import InputError
 from qsmdl.phantom.abstract.outline import OutlineParams, OutlineRanges, check_field_of_view, draw_outline, plain_labels, render_outline
 from qsmdl.phantom.drawing.ranges import Range, Triple, as_range, check_probability, draw_log_uniform, draw_seed, draw_uniform
-from qsmdl.phantom.drawing.sampling import Axes, Lattice, band_noise, grid_axes, seeded
+from qsmdl.phantom.drawing.sampling import Axes, Lattice, band_noise, grid_axes, inner_axes, seeded
+from qsmdl.physics.box import mask_box, slabs
 from qsmdl.scan import Geometry, Phantom
 from qsmdl.validation import check_not_negative
 
@@ -201,14 +202,17 @@ def texture_fields(params: TextureFieldParams, axes: Axes) -> tuple[Tensor, Tens
     R2* and R1 are made of chi's field and one of their own; M0 of chi's field and the sum of both, as the three share water and iron in tissue.
     """
     lattice = noise_lattice(params.field_of_view_mm, params.spacing_mm)
-    latent, first, second = (
-        lattice.read(power_law_noise(lattice, seeded(params.seed, _STREAM + i), params.exponent), axes).clamp_(-_LIMIT, _LIMIT) for i in range(3)
-    )
-    own = (first, second, (first + second).mul_(math.sqrt(0.5)))
-    r2star, r1, m0 = (
-        (c * latent + math.sqrt(1 - c * c) * other).clamp_(-_LIMIT, _LIMIT) for c, other in zip(params.correlation, own, strict=True)
-    )
-    return latent, r2star, r1, m0
+    noises = [power_law_noise(lattice, seeded(params.seed, _STREAM + i), params.exponent) for i in range(3)]
+    shape = [len(axis) for axis in axes]
+    chi, r2star, r1, m0 = (axes[0].new_empty(shape) for _ in range(4))
+    for slab in slabs(shape, axes[0].device):
+        read = lattice.reader((axes[0][slab], axes[1], axes[2]))
+        latent, first, second = (read(noise).clamp_(-_LIMIT, _LIMIT) for noise in noises)
+        own = (first, second, (first + second).mul_(math.sqrt(0.5)))
+        for target, c, other in zip((r2star, r1, m0), params.correlation, own, strict=True):
+            target[slab] = (c * latent).add_(other, alpha=math.sqrt(1 - c * c)).clamp_(-_LIMIT, _LIMIT)
+        chi[slab] = latent
+    return chi, r2star, r1, m0
 
 
 @torch.no_grad()
@@ -233,16 +237,20 @@ def add_texture(phantom: Phantom, params: TextureFieldParams | None) -> Phantom:
     """
     if params is None:
         return phantom
-    chi, *rates = texture_fields(params, grid_axes(phantom.geometry))
-    r2star, r1, m0 = (
-        torch.where(phantom.mask, old * (1 + spread * change), old)
-        for old, change, spread in zip((phantom.r2star_per_s, phantom.r1_per_s, phantom.m0), rates, params.rate_spread, strict=True)
-    )
+    box = mask_box(phantom.mask)
+    fields = texture_fields(params, inner_axes(grid_axes(phantom.geometry), box))
+    maps = [values.clone() for values in (phantom.chi_ppm, phantom.r2star_per_s, phantom.r1_per_s, phantom.m0)]
+    inside, (chi, *rates) = phantom.mask[box], (values[box] for values in maps)
+    for slab in slabs(inside.shape, inside.device):
+        texture, *changes = (field[slab].mul_(inside[slab]) for field in fields)
+        chi[slab].add_(texture, alpha=params.amplitude_ppm)
+        for rate, change, spread in zip(rates, changes, params.rate_spread, strict=True):
+            rate[slab].mul_(change.mul_(spread).add_(1))
     return replace(
         phantom,
-        chi_ppm=phantom.chi_ppm + params.amplitude_ppm * chi * phantom.mask,
-        r2star_per_s=r2star,
-        r1_per_s=r1,
-        m0=m0,
+        chi_ppm=maps[0],
+        r2star_per_s=maps[1],
+        r1_per_s=maps[2],
+        m0=maps[3],
         params={**phantom.params, "added_texture": asdict(params)},
     )

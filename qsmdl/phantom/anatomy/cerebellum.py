@@ -5,6 +5,7 @@ from torch import Tensor
 
 from qsmdl.phantom.anatomy.envelope import LATTICE, Envelope
 from qsmdl.phantom.anatomy.nuclei import Painter, around
+from qsmdl.phantom.drawing.sampling import inner_axes
 from qsmdl.scan import LABELS
 
 _HUB_MM = (0.0, -46.0, -35.0)
@@ -25,11 +26,11 @@ def _fissure(fan_mm: Tensor, radius_mm: Tensor, depth_mm: Tensor, spacing_mm: fl
     return torch.hypot(across, (depth_mm - reach_mm).clamp_min(0))
 
 
-def paint_cerebellum(painter: Painter, envelope: Envelope, hemisphere_mm: Tensor, mask: Tensor) -> None:
-    """Paint the grey and white matter of the cerebellum on the painter's grid, below the hemispheres and inside the mask (all [x, y, z])."""
+def paint_cerebellum(painter: Painter, envelope: Envelope, mask: Tensor) -> None:
+    """Paint the grey and white matter of the cerebellum on the painter's grid, below the hemispheres and inside the mask [x, y, z]."""
     axes = painter.grid
     box = around(axes, envelope.frame, _CORNERS_MM, 4.0)
-    inner = (axes[0][box[0]], axes[1][box[1]], axes[2][box[2]])
+    inner = inner_axes(axes, box)
     depth = LATTICE.read(envelope.cerebellum, inner)
     x, y, z = painter.positions(box, 0.8)
     back, up = y - _HUB_MM[1], z - _HUB_MM[2]
@@ -40,7 +41,7 @@ def paint_cerebellum(painter: Painter, envelope: Envelope, hemisphere_mm: Tensor
     for spacing, reach in _FISSURES:
         pial = torch.minimum(pial, _fissure(fan, radius, depth, spacing, reach) - _CLEFT_MM)
     mosaic, inside = painter.mosaic.within(box), mask[box]
-    free = torch.minimum(depth, -_BELOW_MM - hemisphere_mm[box])
+    free = torch.minimum(depth, -_BELOW_MM - LATTICE.read(envelope.hemisphere, inner))
     mosaic.write(free, LABELS["csf"], inside)
     mosaic.write(torch.minimum(free, pial), LABELS["grey_matter"], inside)
     core = torch.maximum(pial - _LEAF_MM, LATTICE.read(envelope.stem, inner))

@@ -6,6 +6,7 @@ matter fills what remains.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from qsmdl.phantom.anatomy.envelope import LATTICE, Envelope
 from qsmdl.phantom.anatomy.params import HeadParams
-from qsmdl.phantom.drawing.sampling import Axes, ring_noise, seeded, smooth_noise
+from qsmdl.phantom.drawing.sampling import ring_noise, seeded, smooth_noise
 from qsmdl.phantom.drawing.shapes import smooth_union
 
 _FUNDUS_SOFTNESS = 0.6  # keeps |gradient| away from 0 where the noise has a saddle, relative to its rms
@@ -83,15 +84,15 @@ def _to_cleft(sheet_mm: Tensor, beyond_mm: Tensor) -> Tensor:
     return torch.hypot(sheet_mm, beyond_mm.clamp_min(0))
 
 
-def pial_distance(params: HeadParams, folding: Folding, depth_mm: Tensor, axes: Axes) -> Tensor:
-    """Distance in mm from the pial surface, on the grid of three axes: negative in sulcal CSF and outside, then grey matter, then white.
+def pial_distance(params: HeadParams, folding: Folding, depth_mm: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """Distance in mm from the pial surface on a grid: negative in sulcal CSF and outside, then grey matter, then white.
 
-    depth_mm: depth in the hemispheres on that grid.
+    depth_mm: depth in the hemispheres on that grid; read: reads fields of the lattice on it (`Lattice.reader`).
     """
-    sulcus = _to_cleft(LATTICE.read(folding.primary_mm, axes), depth_mm - LATTICE.read(folding.primary_depth_mm, axes))
-    shallow = _to_cleft(LATTICE.read(folding.secondary_mm, axes), depth_mm - LATTICE.read(folding.secondary_depth_mm, axes))
+    sulcus = _to_cleft(read(folding.primary_mm), depth_mm - read(folding.primary_depth_mm))
+    shallow = _to_cleft(read(folding.secondary_mm), depth_mm - read(folding.secondary_depth_mm))
     sulcus = torch.minimum(sulcus, shallow)
-    sulcus = torch.minimum(sulcus, LATTICE.read(folding.sylvian_mm, axes) - 0.3)
+    sulcus = torch.minimum(sulcus, read(folding.sylvian_mm).sub_(0.3))
     # Sulci gape at the hull and close towards the fundus.
-    opening = params.sulcal_width_mm * (1 + 1.0 * (1 - depth_mm / 6).clamp(0, 1))
+    opening = (1 - depth_mm / 6).clamp_(0, 1).add_(1).mul_(params.sulcal_width_mm)
     return -smooth_union(-depth_mm, opening - sulcus, 1.5)

@@ -12,6 +12,7 @@ from torch import Tensor
 from qsmdl.phantom.anatomy.params import HeadParams
 from qsmdl.phantom.drawing.sampling import Axes, Lattice, seeded, smooth_noise
 from qsmdl.phantom.drawing.shapes import column, ellipsoid_depth, rotation_matrix, smooth_intersection, smooth_union, tube_depth
+from qsmdl.physics.box import Box, mask_box
 
 TEMPLATE_ORIGIN_MM = (0.0, 10.0, -4.0)
 """Where the template's origin lies in head millimetres: the field of view's middle is a little behind and above the anterior commissure."""
@@ -37,7 +38,11 @@ class Frame:
 
     def template(self, axes: Axes) -> Tensor:
         """Template coordinates [3, x, y, z] of the grid spanned by three axes in head millimetres."""
-        return self.affine(torch.stack(torch.meshgrid(*axes, indexing="ij"))).add_(LATTICE.read(self.deformation_mm, axes))
+        position = LATTICE.read(self.deformation_mm, axes)
+        x, y, z = (axis - middle for axis, middle in zip(axes, self.offset_mm, strict=True))
+        for component, (a, b, c) in zip(position, self.linear, strict=True):
+            component.add_((a * x[:, None] + b * y)[:, :, None]).add_(c * z)
+        return position
 
     def head(self, template_mm: Tensor) -> Tensor:
         """Head positions [..., 3] of template points [..., 3], by fixed-point iteration (the deformation is a gentle contraction)."""
@@ -57,6 +62,15 @@ def make_frame(params: HeadParams) -> Frame:
     coarse = [smooth_noise(LATTICE, seeded(params.seed, 10 + i), 28.0) * params.warp_mm for i in range(3)]
     fine = [smooth_noise(LATTICE, seeded(params.seed, 20 + i), 9.0) * (0.18 * params.warp_mm) for i in range(3)]
     return Frame(linear, offset, torch.stack(coarse) + torch.stack(fine))
+
+
+def lattice_box(chosen: Tensor, axes: Axes) -> Box:
+    """A box of the grid of three axes that holds what some samples of the lattice (boolean) stand for, and two samples more on each side."""
+    spans: list[slice] = []
+    for axis, lattice, ends in zip(axes, LATTICE.axes, mask_box(chosen, margin=2), strict=True):
+        first, last = lattice[ends.start].item(), lattice[ends.stop - 1].item()
+        spans.append(slice(int(torch.searchsorted(axis, first)), int(torch.searchsorted(axis, last, right=True))))
+    return spans[0], spans[1], spans[2]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -123,7 +137,7 @@ def _stem(position_mm: Tensor) -> Tensor:
 def make_envelope(params: HeadParams) -> Envelope:
     """All smooth brain surfaces of a head on the 2 mm lattice."""
     frame = make_frame(params)
-    template = frame.template(LATTICE.axes)
+    template = frame.affine(torch.stack(torch.meshgrid(*LATTICE.axes, indexing="ij"))).add_(frame.deformation_mm)
     cerebrum, cerebellum, stem, core = _cerebrum(template), _cerebellum(template), _stem(template), _core(template)
     fissure = torch.maximum(template[0].abs() - FISSURE_MM - 0.012 * (template[1] - 20).clamp_min(0), core)
     hemisphere = smooth_intersection(cerebrum, fissure, 1.5)

@@ -8,49 +8,62 @@ from torch import Tensor
 from qsmdl.phantom.anatomy.calcification import calcification_fraction
 from qsmdl.phantom.anatomy.cerebellum import paint_cerebellum
 from qsmdl.phantom.anatomy.cortex import Folding, make_folding, pial_distance
-from qsmdl.phantom.anatomy.envelope import LATTICE, Envelope, make_envelope
+from qsmdl.phantom.anatomy.envelope import LATTICE, Envelope, lattice_box, make_envelope
 from qsmdl.phantom.anatomy.nuclei import Painter, paint_inner_brain
 from qsmdl.phantom.anatomy.params import HeadParams, draw_head
 from qsmdl.phantom.anatomy.skull import paint_outside
 from qsmdl.phantom.anatomy.texture import blur, draw_detail, mosaic_maps, per_voxel, tissue_maps
 from qsmdl.phantom.anatomy.veins import VeinStyle, grow_vessels
-from qsmdl.phantom.drawing.sampling import Axes, head_axes, head_scale
+from qsmdl.phantom.drawing.sampling import head_axes, head_scale, inner_axes
 from qsmdl.phantom.inclusions.raster import tube_fraction
 from qsmdl.phantom.inclusions.tubes import Tubes
-from qsmdl.phantom.tissue.contrast import Contrast
+from qsmdl.phantom.tissue.contrast import Contrast, Table
 from qsmdl.phantom.tissue.maps import MAP_NAMES, Maps
 from qsmdl.phantom.tissue.mosaic import Mosaic
-from qsmdl.physics.box import Box, mask_box
+from qsmdl.physics.box import Box, mask_box, slabs
 from qsmdl.scan import LABELS, Geometry, Phantom
 
 __all__ = ["HeadParams", "draw_head", "render_head"]
 
 
+_OUTSIDE_MM = 3.0
+"""How far beyond a surface the grid is painted: partial volume reaches half a voxel."""
+
+
 def _paint_tissue(painter: Painter, envelope: Envelope, folding: Folding, mask: Tensor) -> None:
-    """Paint everything in the brain but vessels and lesions."""
+    """Paint everything in the brain but vessels and lesions, each in its box."""
     params, axes, mosaic = painter.params, painter.grid, painter.mosaic
-    hemisphere = LATTICE.read(envelope.hemisphere, axes)
-    stem = LATTICE.read(envelope.stem, axes)
-    mosaic.write(torch.minimum(stem, -hemisphere), LABELS["white_matter"], mask)
-    del stem
-    paint_cerebellum(painter, envelope, hemisphere, mask)
-    pial = pial_distance(params, folding, hemisphere, axes)
-    mosaic.write(torch.minimum(pial, hemisphere), LABELS["grey_matter"], mask)
-    mosaic.write(torch.minimum(pial.sub_(params.cortex_mm), hemisphere), LABELS["white_matter"], mask)
-    del pial
-    mosaic.write(torch.minimum(LATTICE.read(envelope.core, axes), hemisphere), LABELS["white_matter"], mask)
+
+    def read(field: Tensor, box: Box) -> Tensor:
+        return LATTICE.read(field, inner_axes(axes, box))
+
+    reach = -_OUTSIDE_MM - mosaic.voxel_mm
+    stem, core, folded = (lattice_box(field > reach, axes) for field in (envelope.stem, envelope.core, envelope.hemisphere))
+    white = torch.minimum(read(envelope.stem, stem), -read(envelope.hemisphere, stem))
+    mosaic.within(stem).write(white, LABELS["white_matter"], mask[stem])
+    paint_cerebellum(painter, envelope, mask)
+    # Slab by slab, so that what is read and made stays in the caches.
+    for span in slabs([axis.stop - axis.start for axis in folded], mask.device):
+        slab = slice(folded[0].start + span.start, folded[0].start + span.stop), folded[1], folded[2]
+        reader, part, inside = LATTICE.reader(inner_axes(axes, slab)), mosaic.within(slab), mask[slab]
+        hemisphere = reader(envelope.hemisphere)
+        pial = pial_distance(params, folding, hemisphere, reader)
+        part.write(torch.minimum(pial, hemisphere), LABELS["grey_matter"], inside)
+        part.write(torch.minimum(pial.sub_(params.cortex_mm), hemisphere), LABELS["white_matter"], inside)
+    white = torch.minimum(read(envelope.core, core), read(envelope.hemisphere, core))
+    mosaic.within(core).write(white, LABELS["white_matter"], mask[core])
     paint_inner_brain(painter)
 
 
 def _add_vessels(maps: Maps, labels: Tensor, fraction: Tensor, contrast: Contrast, detail: tuple[Tensor, Tensor]) -> None:
     """Blend blood into the maps by its share of each voxel; label it where that is half or more."""
-    touched = fraction > 0
-    blood = torch.full((int(touched.sum()),), LABELS["blood"], dtype=torch.uint8)
-    part = maps.part(touched)
-    part.blend(tissue_maps(contrast, blood, (detail[0][touched], detail[1][touched])), fraction[touched])
+    touched = fraction.reshape(-1).nonzero().flatten()
+    share, *details = (values.reshape(-1).index_select(0, touched) for values in (fraction, *detail))
+    blood = tissue_maps(contrast, torch.full(touched.shape, LABELS["blood"], dtype=torch.uint8), (details[0], details[1]))
     for name in MAP_NAMES:
-        getattr(maps, name)[touched] = getattr(part, name)
-    labels[fraction >= 0.5] = LABELS["blood"]
+        values = getattr(maps, name).view(-1)
+        values[touched] = values.index_select(0, touched).lerp_(getattr(blood, name), share)
+    labels.masked_fill_(fraction >= 0.5, LABELS["blood"])
 
 
 def _add_calcification(maps: Maps, labels: Tensor, painter: Painter, detail: tuple[Tensor, Tensor], mask: Tensor) -> None:
@@ -70,24 +83,11 @@ def _brain_maps(painter: Painter, mask: Tensor, tubes: list[Tubes], voxel_mm: tu
         sigma = (params.blur_mm / voxel_mm[0], params.blur_mm / voxel_mm[1], params.blur_mm / voxel_mm[2])
         for name in MAP_NAMES:
             setattr(maps, name, blur(getattr(maps, name), sigma))
-    _add_vessels(maps, labels, tube_fraction(tubes, painter.grid, exact=mosaic.share is not None) * mask, params.contrast, detail)
+    _add_vessels(maps, labels, tube_fraction(tubes, painter.grid, exact=mosaic.share is not None).mul_(mask), params.contrast, detail)
     if params.has_calcification:
         _add_calcification(maps, labels, painter, detail, mask)
     maps.chi_ppm.mul_(mask)
     return maps, labels
-
-
-def _brain_box(brain: Tensor, axes: Axes) -> Box:
-    """A box of the grid of three axes that holds the brain for certain, from its depth on the lattice."""
-    spans: list[slice] = []
-    for axis, lattice, ends in zip(axes, LATTICE.axes, mask_box(brain > 0, margin=2), strict=True):
-        first, last = lattice[ends.start].item(), lattice[ends.stop - 1].item()
-        spans.append(slice(int(torch.searchsorted(axis, first)), int(torch.searchsorted(axis, last, right=True))))
-    return spans[0], spans[1], spans[2]
-
-
-def _inner_axes(axes: Axes, box: Box) -> Axes:
-    return axes[0][box[0]], axes[1][box[1]], axes[2][box[2]]
 
 
 def render_head(
@@ -108,30 +108,32 @@ def render_head(
     axes, voxel_mm = head_axes(geometry), tuple(v / head_scale(geometry) for v in geometry.voxel_size_mm)
     envelope = make_envelope(params)
     folding = make_folding(params, envelope)
+    labels = torch.full(geometry.shape, LABELS["csf" if surroundings else "air"], dtype=torch.uint8)
+    mask = torch.zeros(geometry.shape, dtype=torch.bool)
+    near = (slice(None), slice(None), slice(None)) if surroundings else lattice_box(envelope.brain > 0, axes)
+    brain = LATTICE.read(envelope.brain, inner_axes(axes, near))
     if surroundings:
-        labels = torch.full(geometry.shape, LABELS["csf"], dtype=torch.uint8)
-        brain = LATTICE.read(envelope.brain, axes)
         paint_outside(params, envelope, axes, brain, labels)
-    else:
-        labels = torch.full(geometry.shape, LABELS["air"], dtype=torch.uint8)
-        near = _brain_box(envelope.brain, axes)
-        brain = torch.zeros(geometry.shape)
-        brain[near] = LATTICE.read(envelope.brain, _inner_axes(axes, near))
-    mask = brain > 0
+    mask[near] = brain > 0
     del brain
     box = mask_box(mask, margin=1)
-    labels[mask] = LABELS["csf"]
+    labels.masked_fill_(mask, LABELS["csf"])
     mosaic = Mosaic.of(labels[box], math.prod(voxel_mm) ** (1 / 3), partial_volume=partial_volume)
-    painter = Painter.of(params, envelope.frame, _inner_axes(axes, box), mosaic)
+    painter = Painter.of(params, envelope.frame, inner_axes(axes, box), mosaic)
     _paint_tissue(painter, envelope, folding, mask[box])
     # Outside the brain nothing is imaged but the scalp's brightness: table values do there.
-    whole = {name: per_voxel(getattr(params.contrast, name), labels) for name in ("m0", "r1_per_s", "r2star_per_s")}
+    whole = {name: _surroundings(getattr(params.contrast, name), labels, surroundings) for name in ("m0", "r1_per_s", "r2star_per_s")}
     whole["chi_ppm"] = torch.zeros(geometry.shape)
     maps, labels[box] = _brain_maps(painter, mask[box], grow_vessels(params, envelope, folding, veins), voxel_mm)
     for name in MAP_NAMES:
         whole[name][box] = getattr(maps, name)
     fat = None if surroundings else _table_row(params.contrast, "fat")
     return Phantom(geometry=geometry, labels=labels, mask=mask, params=params.as_dict(), brightest=fat, **whole)
+
+
+def _surroundings(table: Table, labels: Tensor, is_painted: bool) -> Tensor:
+    """A map of what lies around the brain: air alone where nothing was painted."""
+    return per_voxel(table, labels) if is_painted else torch.full(labels.shape, table[LABELS["air"]])
 
 
 def _table_row(contrast: Contrast, tissue: str) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from qsmdl.phantom.anatomy.envelope import LATTICE, Frame
 from qsmdl.phantom.anatomy.params import HeadParams
 from qsmdl.phantom.drawing.ranges import Triple
-from qsmdl.phantom.drawing.sampling import Axes, seeded, smooth_noise
+from qsmdl.phantom.drawing.sampling import Axes, inner_axes, seeded, smooth_noise
 from qsmdl.phantom.drawing.shapes import ellipsoid_depth, rotation_matrix, tube_depth
 from qsmdl.phantom.tissue.mosaic import Mosaic
 from qsmdl.physics.box import Box
@@ -62,7 +62,7 @@ class Painter:
         return replace(self, grid=self._axes(box), mosaic=self.mosaic.within(box), _inner=[])
 
     def _axes(self, box: Box) -> Axes:
-        return self.grid[0][box[0]], self.grid[1][box[1]], self.grid[2][box[2]]
+        return inner_axes(self.grid, box)
 
     def positions(self, box: Box, ruffle_mm: float) -> Tensor:
         """Template coordinates [3, ...] of a box of voxels, irregular by ruffle_mm rms."""

@@ -1,5 +1,6 @@
 """Maps from labels: relaxation rates with detail, and susceptibility that follows them within each tissue (Marques et al., MRM 2021;86:526-542)."""
 
+import dataclasses
 import math
 
 import torch
@@ -10,6 +11,7 @@ from qsmdl.phantom.drawing.sampling import Axes, Lattice, band_noise, seeded, sm
 from qsmdl.phantom.tissue.contrast import N_LABELS, Contrast, Table
 from qsmdl.phantom.tissue.maps import MAP_NAMES, Maps
 from qsmdl.phantom.tissue.mosaic import Mosaic
+from qsmdl.physics.box import slabs
 
 _FINE = Lattice.of(1.3)
 _LIMIT = 3.0
@@ -40,48 +42,76 @@ def per_voxel(values: Table, labels: Tensor) -> Tensor:
 
 def tissue_means(values: Tensor, labels: Tensor) -> Tensor:
     """Mean of a map in each label: [17], 0 where a label does not occur. Both inputs are flat."""
-    counts = torch.bincount(labels, minlength=N_LABELS)
-    # Summed in float64: a float32 sum over millions of voxels would shift the reference. On the CPU: a GPU would add them in any order.
-    sums = torch.bincount(labels.cpu(), weights=values.double().cpu(), minlength=N_LABELS).to(values.device)
-    return (sums / counts.clamp_min(1)).float()
+    counts, sums = torch.zeros(N_LABELS, dtype=torch.long, device="cpu"), torch.zeros(N_LABELS, dtype=torch.float64, device="cpu")
+    for slab in slabs(values.shape, values.device):
+        # On the CPU: a GPU would add in any order.
+        part = labels[slab].int().cpu()
+        counts += torch.bincount(part, minlength=N_LABELS)
+        # Summed in float64: a float32 sum over millions of voxels would shift the reference.
+        sums += torch.bincount(part, weights=values[slab].double().cpu(), minlength=N_LABELS)
+    return (sums / counts.clamp_min(1)).float().to(values.device)
 
 
-def tissue_maps(contrast: Contrast, labels: Tensor, detail: tuple[Tensor, Tensor], means: tuple[Tensor, Tensor] | None = None) -> Maps:
-    """Maps with chi = chi_ref + a (R2* - mean R2*) + b (R1 - mean R1) within each label, and the rates themselves.
+def _coefficients(contrast: Contrast, means: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Rates and chi of each label as linear functions of both details (R2*'s and R1's): their constants and their slopes, tables [17].
 
-    labels: integers of any shape; detail: unit-variance fields for R2* and R1 of that shape; means: of R2* and R1 in each label [17], None for those
-    of these voxels.
+    chi = chi_ref + a (R2* - mean R2*) + b (R1 - mean R1), in which rates are R (1 + spread detail). means: of the details in each label.
     """
-    flat = labels.reshape(-1).int()
-    r2star, r1 = _rates(contrast, flat, detail)
-    r2star_mean, r1_mean = (tissue_means(r2star, flat), tissue_means(r1, flat)) if means is None else means
-    chi = per_voxel(contrast.chi_ppm, flat)
-    for rate, mean, slope in ((r2star, r2star_mean, contrast.r2star_slope), (r1, r1_mean, contrast.r1_slope)):
-        chi += per_voxel(slope, flat) * (rate - mean.index_select(0, flat))
-    m0 = per_voxel(contrast.m0, flat)
-    return Maps(*(values.reshape(labels.shape) for values in (chi, r1, r2star, m0)))
+    table = {f.name: torch.tensor(getattr(contrast, f.name), dtype=torch.float64) for f in dataclasses.fields(contrast)}
+    r2star, r1 = table["r2star_per_s"] * table["r2star_spread"], table["r1_per_s"] * table["r1_spread"]
+    a, b = table["r2star_slope"] * r2star, table["r1_slope"] * r1
+    found = {
+        "chi_ppm": table["chi_ppm"] - a * means[0] - b * means[1],
+        "chi_of_first": a,
+        "chi_of_second": b,
+        "r2star_per_s": table["r2star_per_s"],
+        "r2star_of_first": r2star,
+        "r1_per_s": table["r1_per_s"],
+        "r1_of_second": r1,
+        "m0": table["m0"],
+    }
+    return {name: values.float() for name, values in found.items()}
 
 
-def _rates(contrast: Contrast, flat: Tensor, detail: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """R2* and R1 of flat labels, with detail."""
-    r2star = per_voxel(contrast.r2star_per_s, flat) * (1 + per_voxel(contrast.r2star_spread, flat) * detail[0].reshape(-1))
-    r1 = per_voxel(contrast.r1_per_s, flat) * (1 + per_voxel(contrast.r1_spread, flat) * detail[1].reshape(-1))
-    return r2star, r1
+def _maps_of(coefficients: dict[str, Tensor], labels: Tensor, first: Tensor, second: Tensor) -> Maps:
+    index = labels.long()
+    look = {name: torch.take(values, index) for name, values in coefficients.items()}
+    return Maps(
+        look["chi_ppm"].addcmul_(look["chi_of_first"], first).addcmul_(look["chi_of_second"], second),
+        look["r1_per_s"].addcmul_(look["r1_of_second"], second),
+        look["r2star_per_s"].addcmul_(look["r2star_of_first"], first),
+        look["m0"],
+    )
+
+
+def tissue_maps(contrast: Contrast, labels: Tensor, detail: tuple[Tensor, Tensor]) -> Maps:
+    """Maps with chi = chi_ref + a (R2* - mean R2*) + b (R1 - mean R1) within each label, and the rates themselves; means of these voxels.
+
+    labels: integers of any shape; detail: unit-variance fields for R2* and R1 of that shape.
+    """
+    first, second = detail
+    flat = labels.reshape(-1)
+    means = tissue_means(first.reshape(-1), flat), tissue_means(second.reshape(-1), flat)
+    return _in_slabs(_coefficients(contrast, means), Mosaic(labels, None, None, 1.0), detail)
 
 
 def mosaic_maps(contrast: Contrast, mosaic: Mosaic, detail: tuple[Tensor, Tensor]) -> Maps:
-    """`tissue_maps` of a mosaic: where two tissues share a voxel, their maps are mixed by their shares."""
-    if mosaic.above is None or mosaic.share is None:
-        return tissue_maps(contrast, mosaic.below, detail)
-    flat = mosaic.settle().reshape(-1).int()
-    r2star, r1 = _rates(contrast, flat, detail)
-    means = tissue_means(r2star, flat), tissue_means(r1, flat)
-    maps = tissue_maps(contrast, mosaic.below, detail, means)
-    mixed = mosaic.share > 0
-    part = maps.part(mixed)
-    part.blend(tissue_maps(contrast, mosaic.above[mixed], (detail[0][mixed], detail[1][mixed]), means), mosaic.share[mixed])
-    for name in MAP_NAMES:
-        getattr(maps, name)[mixed] = getattr(part, name)
+    """`tissue_maps` of a mosaic: where two tissues share a voxel, their maps are mixed by their shares. Means are those of `Mosaic.settle`."""
+    first, second = detail
+    flat = mosaic.settle().reshape(-1)
+    means = tissue_means(first.reshape(-1), flat), tissue_means(second.reshape(-1), flat)
+    return _in_slabs(_coefficients(contrast, means), mosaic, detail)
+
+
+def _in_slabs(coefficients: dict[str, Tensor], mosaic: Mosaic, detail: tuple[Tensor, Tensor]) -> Maps:
+    maps = Maps(*(torch.empty(mosaic.below.shape) for _ in MAP_NAMES))
+    for slab in slabs(mosaic.below.shape, mosaic.below.device):
+        first, second = detail[0][slab], detail[1][slab]
+        part = _maps_of(coefficients, mosaic.below[slab], first, second)
+        if mosaic.above is not None and mosaic.share is not None:
+            part.blend(_maps_of(coefficients, mosaic.above[slab], first, second), mosaic.share[slab])
+        for name in MAP_NAMES:
+            getattr(maps, name)[slab] = getattr(part, name)
     return maps
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.physics.box import Box
 from qsmdl.scan import Geometry
 
 Axes = tuple[Tensor, Tensor, Tensor]
@@ -50,6 +51,11 @@ def grid_axes(geometry: Geometry, device: torch.device | None = None) -> Axes:
     return x, y, z
 
 
+def inner_axes(axes: Axes, box: Box) -> Axes:
+    """The axes of a box of a grid."""
+    return axes[0][box[0]], axes[1][box[1]], axes[2][box[2]]
+
+
 def cubic_matrix(positions: Tensor, n_samples: int) -> Tensor:
     """Matrix [positions, n_samples] of Catmull-Rom interpolation at fractional indices (Keys 1981), clamped at the ends."""
     clamped = positions.double().clamp(0, n_samples - 1)
@@ -80,6 +86,12 @@ def apply_separable(volume: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> 
     return torch.matmul(along_y, out)
 
 
+def _columns(matrix: Tensor) -> slice:
+    """From the first to the last column with an entry other than 0."""
+    used = matrix.any(0).nonzero()
+    return slice(int(used[0]), int(used[-1]) + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Lattice:
     """A fixed grid in head millimetres: n samples per axis, spacing_mm apart, around the middle."""
@@ -106,8 +118,23 @@ class Lattice:
 
     def read(self, field: Tensor, axes: Axes) -> Tensor:
         """A field [..., x, y, z] of this lattice on the grid spanned by three axes, by cubic interpolation."""
-        x, y, z = (cubic_matrix(i, n) for i, n in zip(self.indices(axes), self.shape, strict=True))
-        return apply_separable(field, (x, y, z))
+        return self.reader(axes)(field)
+
+    def reader(self, axes: Axes) -> Callable[[Tensor], Tensor]:
+        """`read` on one grid, for several fields."""
+        matrices = [cubic_matrix(i, n) for i, n in zip(self.indices(axes), self.shape, strict=True)]
+        spans = [_columns(matrix) for matrix in matrices]
+        along_x, along_y, along_z = (matrix[:, span].contiguous() for matrix, span in zip(matrices, spans, strict=True))
+
+        def read(field: Tensor) -> Tensor:
+            part = field[..., spans[0], spans[1], spans[2]]
+            if along_x.shape[0] >= along_x.shape[1]:
+                return apply_separable(part, (along_x, along_y, along_z))
+            # A grid with few planes: they come first, and the other two axes work on them alone.
+            planes = torch.matmul(along_x, part.flatten(-2)).reshape(*part.shape[:-3], -1, *part.shape[-2:])
+            return torch.matmul(along_y, planes @ along_z.T)
+
+        return read
 
     def read_points(self, field: Tensor, points_mm: Tensor) -> Tensor:
         """A field [x, y, z] or [c, x, y, z] of this lattice at scattered points [..., 3], by linear interpolation: [...] or [c, ...]."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from qsmdl.phantom.drawing.sampling import Axes
 from qsmdl.phantom.drawing.shapes import edge_share
 from qsmdl.phantom.inclusions.tubes import Tubes
+from qsmdl.physics.box import slabs
 
 _THICK = 1.4
 """Radius in voxels (of their mean edge) above which a tube is drawn from the distance to its centreline."""
@@ -49,8 +50,11 @@ def exact_fraction(tubes: Sequence[Tubes], axes: Axes) -> Tensor:
     for low, high in pairwise(_BALL_CLASSES):
         if bool((chosen := (width > low * mean) & (width <= high * mean)).any()):
             _thicken(thick, start[chosen], end[chosen], first[chosen], last[chosen], voxel, shape)
-    thin = (counts.float() / _UNIT).clamp_(max=1)
-    return thin.add_(thick * (1 - thin)).reshape(shape)
+    for slab in slabs(counts.shape, counts.device):
+        thin = counts[slab].float().div_(_UNIT).clamp_(max=1)
+        # Thick tubes fill what the thin ones leave.
+        thick[slab] = thin.add_((1 - thin).mul_(thick[slab]))
+    return thick.reshape(shape)
 
 
 def _pieces(tubes: Tubes, origin: Tensor, voxel: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,8 +16,9 @@ from qsmdl.phantom.scanning.effects import Effects
 from qsmdl.phantom.scanning.masking import drop_low_signal, erode, punch
 from qsmdl.phantom.scanning.offset import render_offset
 from qsmdl.phantom.scanning.phase_errors import add_flow, add_slab_noise, difference_wrap_error_ppm, drop_signal, leftover_turns
+from qsmdl.phantom.scanning.waves import polar_parts, waves
 from qsmdl.phantom.tissue.field_strength import at_field_strength
-from qsmdl.physics.box import Box, mask_box
+from qsmdl.physics.box import Box, mask_box, slabs
 from qsmdl.physics.fieldmap import phase_difference_field
 from qsmdl.physics.fourier import crop_kspace_of_box
 from qsmdl.physics.signal import add_noise, steady_state
@@ -109,8 +110,13 @@ def _brightness(phantom: Phantom, acquisition: Acquisition, box: Box) -> tuple[T
     whole = slice(None), slice(None), slice(None)
     # Where the surroundings are not rendered their brightness is known, and the rest of the grid is dark.
     seen = whole if phantom.brightest is None else box
-    at_time_zero = steady_state(phantom.m0[seen], phantom.r1_per_s[seen], repetition_time_s=protocol[0], flip_angle_deg=protocol[1])
-    peak = float(torch.mul(phantom.r2star_per_s[seen], -first_s).exp_().mul_(at_time_zero).max())
+    parts = (phantom.m0[seen], phantom.r1_per_s[seen], phantom.r2star_per_s[seen])
+    at_time_zero, peaks = torch.empty_like(parts[0], memory_format=torch.contiguous_format), []
+    for slab in slabs(at_time_zero.shape, at_time_zero.device):
+        m0, r1, r2star = (part[slab] for part in parts)
+        at_time_zero[slab] = steady_state(m0, r1, repetition_time_s=protocol[0], flip_angle_deg=protocol[1])
+        peaks.append(torch.mul(r2star, -first_s).exp_().mul_(at_time_zero[slab]).max())
+    peak = float(torch.stack(peaks).max())
     if phantom.brightest is not None:
         m0, r1, r2star = (torch.tensor(value) for value in phantom.brightest)
         unseen = steady_state(m0, r1, repetition_time_s=protocol[0], flip_angle_deg=protocol[1])
@@ -135,12 +141,10 @@ def _echoes(phantom: Phantom, acquisition: Acquisition, shape: tuple[int, int, i
     offset: float | Tensor = acquisition.phase_offset_rad
     if effects.offset is not None:
         offset = render_offset(effects.offset, geometry, box, field.device) + offset
-    decay, weighted, phase = phantom.r2star_per_s[box].contiguous(), torch.empty_like(field), torch.empty_like(field)
     signal = torch.empty((len(acquisition.echo_times_s), *shape), dtype=torch.complex64, device=field.device)
-    for echo, echo_time_s in zip(signal, acquisition.echo_times_s, strict=True):
-        torch.mul(decay, -echo_time_s, out=weighted).exp_().mul_(magnitude)
-        torch.mul(field, rad_per_ppm(geometry.b0_tesla, echo_time_s), out=phase).add_(offset)
-        echo.copy_(crop_kspace_of_box(torch.polar(weighted, phase), box, geometry.shape, shape))
+    echoes = waves(field, magnitude, phantom.r2star_per_s[box], offset, acquisition.echo_times_s, geometry.b0_tesla)
+    for echo, wave in zip(signal, echoes, strict=True):
+        echo.copy_(crop_kspace_of_box(wave, box, geometry.shape, shape))
     if background is not None:
         _remove_background(signal, background, coarse_geometry(geometry, shape), acquisition)
     return signal, peak
@@ -191,7 +195,7 @@ def make_truths(
     for kind in kinds:
         chi = cell_average(phantom.chi_ppm, geometry.shape) if kind == "cell" else crop
         if kind == "unrung":
-            chi = unring(crop)
+            chi = unring(crop, box=mask_box(mask))
         truths[kind] = Truth(geometry=geometry, chi_ppm=torch.where(mask, chi, 0.0), labels=labels, mask=mask)
     return truths
 
@@ -249,7 +253,8 @@ def acquire(
     """
     check_truth(truth)
     if acquisition.relaxation_follows_field:
-        phantom = at_field_strength(phantom)
+        # Without its surroundings a phantom shines in the brain's box alone.
+        phantom = at_field_strength(phantom, None if phantom.brightest is None else mask_box(phantom.mask))
     geometry, brain = scan_grid(phantom, acquisition)
     signal, peak = _echoes(phantom, acquisition, geometry.shape, effects)
     sigma = peak / acquisition.peak_snr
@@ -258,15 +263,10 @@ def acquire(
     labels = None if complete else nearest_labels(phantom.labels, geometry.shape)
     target = make_truths(phantom, geometry, mask, (truth,), labels)[truth]
     # Not a product with the support: that would leave negative zeros, whose phase is pi.
-    signal = torch.where(_support(brain), signal, torch.zeros((), dtype=signal.dtype, device=signal.device))
-    scan = Scan(
-        geometry=geometry,
-        echo_times_s=acquisition.echo_times_s,
-        magnitude=signal.abs(),
-        phase_rad=signal.angle(),
-        mask=mask,
-        name=name,
-    )
+    support = _support(brain)
+    signal = signal.masked_fill_(support.logical_not(), 0)
+    magnitude, phase = polar_parts(signal, mask_box(support))
+    scan = Scan(geometry=geometry, echo_times_s=acquisition.echo_times_s, magnitude=magnitude, phase_rad=phase, mask=mask, name=name)
     if complete and len(acquisition.echo_times_s) > 1:
         # The noise is known here, so it need not be estimated from the scan; a noiseless scan gets a token value.
         frequency = phase_difference_field(scan, sigma=max(sigma, 1e-6 * peak)).field_ppm

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qsmdl.phantom.drawing.sampling import apply_separable
-from qsmdl.physics.box import mask_box
+from qsmdl.physics.box import Box, mask_box
 from qsmdl.scan import LABELS, Geometry
 
 Shape = tuple[int, int, int]
@@ -48,7 +48,18 @@ def cell_average(volume: Tensor, shape: Shape) -> Tensor:
 
 def coarse_mask(mask: Tensor, shape: Shape) -> Tensor:
     """Voxels at least half filled by a boolean mask [x, y, z]: boolean [*shape]."""
-    return cell_average(mask, shape) >= 0.5
+    filled = torch.zeros(shape, dtype=torch.bool, device=mask.device)
+    if bool(mask.any()):
+        coarse, share = _share_of(mask, mask_box(mask), _matrices(tuple(mask.shape), shape, mask.device))
+        filled[coarse] = share >= 0.5
+    return filled
+
+
+def _share_of(mask: Tensor, box: Box, matrices: tuple[Tensor, Tensor, Tensor]) -> tuple[Box, Tensor]:
+    """The coarse voxels that a mask's box touches, and how much of each the mask fills."""
+    x, y, z = (_touched(matrix, span) for matrix, span in zip(matrices, box, strict=True))
+    along = (matrices[0][x, box[0]], matrices[1][y, box[1]], matrices[2][z, box[2]])
+    return (x, y, z), apply_separable(mask[box].float(), along)
 
 
 def coarse_labels(labels: Tensor, shape: Shape) -> Tensor:
@@ -64,10 +75,7 @@ def coarse_labels(labels: Tensor, shape: Shape) -> Tensor:
         if label == most:
             continue
         found = labels == label
-        fine = mask_box(found)
-        coarse = tuple(_touched(matrix, span) for matrix, span in zip(matrices, fine, strict=True))
-        x, y, z = (matrix[c, f] for matrix, c, f in zip(matrices, coarse, fine, strict=True))
-        share = apply_separable(found[fine].float(), (x, y, z))
+        coarse, share = _share_of(found, mask_box(found), matrices)
         left[coarse] -= share
         share *= _FAVOURED.get(label, 1.0)
         better = share > best[coarse]

@@ -18,6 +18,7 @@ from qsmdl.phantom.drawing.ranges import Range, draw_uniform
 from qsmdl.phantom.drawing.sampling import grid_axes
 from qsmdl.phantom.scanning.ellipsoids import Ellipsoid, EllipsoidRanges, ellipsoid_share
 from qsmdl.phantom.scanning.switches import Limits, Switch
+from qsmdl.physics.box import mask_box
 from qsmdl.scan import Geometry
 
 
@@ -95,8 +96,13 @@ def distance_to_outside(mask: Tensor, voxel_size_mm: tuple[float, float, float])
     """
     if bool(mask.all()):
         return torch.full(mask.shape, math.inf, device=mask.device)
-    distance = ndimage.distance_transform_edt(mask.cpu().numpy(), sampling=voxel_size_mm)
-    return torch.from_numpy(distance).to(mask.device, torch.float32)
+    distance = torch.zeros(mask.shape, device=mask.device)
+    if bool(mask.any()):
+        # The voxels next to the mask's box are outside, and nearer than those beyond.
+        box = mask_box(mask, margin=1)
+        found = ndimage.distance_transform_edt(mask[box].cpu().numpy(), sampling=voxel_size_mm)
+        distance[box] = torch.from_numpy(found).to(mask.device, torch.float32)
+    return distance
 
 
 def erode(mask: Tensor, geometry: Geometry, params: ErosionParams) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from qsmdl.errors import InputError
+from qsmdl.physics.box import Box, slabs
 from qsmdl.scan import LABELS, Phantom
 
 TABLE_TESLA = 7.0
@@ -37,17 +38,24 @@ def r1_factor(label: str, b0_tesla: float) -> float:
     return float((TABLE_TESLA / b0_tesla) ** _R1_EXPONENTS.get(label, _R1_EXPONENT))
 
 
-def at_field_strength(phantom: Phantom) -> Phantom:
-    """A phantom whose rates hold for 7 T with those of its own field strength (`geometry.b0_tesla`); chi and M0 stay. At 7 T the phantom itself."""
+def at_field_strength(phantom: Phantom, box: Box | None = None) -> Phantom:
+    """A phantom whose rates hold for 7 T with those of its own field strength (`geometry.b0_tesla`); chi and M0 stay. At 7 T the phantom itself.
+
+    box: the only voxels whose rates are wanted, None for all; those of the others stay what they were.
+    """
     b0_tesla = phantom.geometry.b0_tesla
     if b0_tesla == TABLE_TESLA:
         return phantom
     factors = torch.full((256,), r1_factor("white_matter", b0_tesla), dtype=torch.float32, device=phantom.labels.device)
     for label, number in LABELS.items():
         factors[number] = r1_factor(label, b0_tesla)
-    factor = factors.index_select(0, phantom.labels.reshape(-1).int()).reshape(phantom.labels.shape)
+    r1, r2star = phantom.r1_per_s.clone(), phantom.r2star_per_s.clone()
+    where = (slice(None),) * 3 if box is None else box
+    inner_r1, labels = r1[where], phantom.labels[where]
+    r2star[where].mul_(r2star_factor(b0_tesla))
+    for slab in slabs(labels.shape, labels.device):
+        inner_r1[slab].mul_(torch.take(factors, labels[slab].long()))
     brightest = phantom.brightest
     if brightest is not None:  # the scalp's fat
         brightest = (brightest[0], brightest[1] * r1_factor("fat", b0_tesla), brightest[2] * r2star_factor(b0_tesla))
-    r1, r2star = factor.mul_(phantom.r1_per_s), phantom.r2star_per_s * r2star_factor(b0_tesla)
     return replace(phantom, r1_per_s=r1, r2star_per_s=r2star, brightest=brightest)

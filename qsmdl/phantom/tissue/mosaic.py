@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsmdl.physics.box import Box
+from qsmdl.physics.box import Box, slabs
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,6 +40,13 @@ class Mosaic:
             inside = depth_mm > 0
             self.below.masked_fill_(inside if allowed is None else inside.logical_and_(allowed), label)
             return
+        for slab in slabs(depth_mm.shape, depth_mm.device):
+            part = Mosaic(self.below[slab], self.above[slab], self.share[slab], self.voxel_mm)
+            part._share_out(depth_mm[slab], label, None if allowed is None else allowed[slab])
+
+    def _share_out(self, depth_mm: Tensor, label: int, allowed: Tensor | None) -> None:
+        assert self.above is not None
+        assert self.share is not None
         fraction = (depth_mm / self.voxel_mm).add_(0.5)
         touched = fraction > 0
         if allowed is not None:

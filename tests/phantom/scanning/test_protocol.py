@@ -172,6 +172,16 @@ def test_a_phantom_is_turned_into_one_of_its_own_field_strength() -> None:
     assert torch.equal(at_3.chi_ppm, at_7.chi_ppm)
 
 
+def test_rates_are_scaled_in_a_box_alone_where_one_is_named() -> None:
+    phantom, box = _slab(3.0), (slice(2, 9), slice(0, 14), slice(3, 5))
+    whole, part = at_field_strength(phantom), at_field_strength(phantom, box)
+    for name in ("r1_per_s", "r2star_per_s"):
+        expected = getattr(phantom, name).clone()
+        expected[box] = getattr(whole, name)[box]
+        assert torch.equal(getattr(part, name), expected)
+    assert torch.equal(phantom.r2star_per_s, _slab(3.0).r2star_per_s)
+
+
 @pytest.mark.parametrize("follows", [False, True])
 def test_one_switch_scales_the_decay(follows: bool) -> None:
     acquisition = Acquisition(peak_snr=math.inf, shape=(12, 14, 16), echo_times_s=(0.005, 0.025), relaxation_follows_field=follows)

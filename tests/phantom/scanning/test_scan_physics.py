@@ -7,9 +7,11 @@ import torch
 from analytic import cylinder_field, positions, sphere_field
 
 from qsmdl.phantom.scanning.acquire import Acquisition, acquire
+from qsmdl.phantom.scanning.waves import polar_parts, waves
 from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.fieldmap import fit_field
 from qsmdl.physics.fourier import crop_kspace, crop_kspace_of_box
+from qsmdl.physics.signal import multi_echo_signal, steady_state
 from qsmdl.scan import Geometry, Phantom
 
 OBLIQUE = (0.36, 0.48, 0.8)
@@ -22,6 +24,38 @@ def test_cropping_a_box_is_cropping_the_whole(shape: tuple[int, int, int]) -> No
     whole[box] = torch.randn((9, 17, 10), dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(crop_kspace_of_box(whole[box], box, (16, 20, 15), shape), crop_kspace(whole, shape), atol=1e-6)
     assert torch.allclose(crop_kspace_of_box(whole.real[box], box, (16, 20, 15), shape), crop_kspace(whole.real, shape), atol=1e-6)
+
+
+def test_cropping_slab_by_slab_is_cropping_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = (slice(3, 12), slice(0, 17), slice(5, 15))
+    volume = torch.randn((2, 9, 17, 10), dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    at_once = crop_kspace_of_box(volume, box, (16, 20, 15), (9, 13, 8))
+    monkeypatch.setattr("qsmdl.physics.box._SLAB_VOXELS", 700)
+    assert torch.allclose(crop_kspace_of_box(volume, box, (16, 20, 15), (9, 13, 8)), at_once, atol=1e-6)
+
+
+@pytest.mark.parametrize("times", [(0.004, 0.012, 0.020, 0.028), (0.003, 0.010, 0.031), (0.02,)])
+def test_echoes_that_follow_from_one_another_are_those_computed_at_once(times: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qsmdl.physics.box._SLAB_VOXELS", 50)
+    generator = torch.Generator().manual_seed(4)
+    field, m0, rate, offset = (torch.rand((5, 6, 7), generator=generator) for _ in range(4))
+    protocol = {"repetition_time_s": 0.05, "flip_angle_deg": 15.0}
+    magnitude = steady_state(m0, torch.ones_like(m0), **protocol)
+    for phase in (offset, 0.3):
+        found = torch.stack([wave.clone() for wave in waves(field, magnitude, 60 * rate, phase, times, 7.0)])
+        expected = multi_echo_signal(
+            field, m0, torch.ones_like(m0), 60 * rate, echo_times_s=times, b0_tesla=7.0, phase_offset_rad=phase, **protocol
+        )
+        assert torch.allclose(found, expected, rtol=1e-4, atol=2e-6)
+
+
+def test_magnitude_and_phase_of_what_lies_in_a_box() -> None:
+    box = (slice(1, 4), slice(0, 5), slice(2, 6))
+    signal = torch.zeros((2, 5, 6, 7), dtype=torch.complex64)
+    signal[:, *box] = torch.randn((2, 3, 5, 4), dtype=torch.complex64, generator=torch.Generator().manual_seed(5))
+    magnitude, phase = polar_parts(signal, box)
+    assert torch.allclose(magnitude, signal.abs())
+    assert torch.allclose(phase, signal.angle())
 
 
 def test_the_crop_keeps_the_energy_of_the_frequencies_that_it_keeps() -> None:
