@@ -287,9 +287,7 @@ class Truth:
 
 class Batch(TypedDict):
     """Training patches. Volumes are [batch, 1, x, y, z]; field and chi in ppm, mask bool, weight relative (mean 1 in the mask of the whole volume).
-
-    prior_ppm: [batch, n, x, y, z], n inversions of the field in ppm; magnitude: [batch, 3, x, y, z], first and last echo and R2*, all relative
-    (`data.inputs.magnitude_maps`), for networks that are fed them; voxel_size_mm and b0_direction: [batch, 3].
+    prior_ppm: [batch, n, x, y, z]; magnitude: [batch, 3, x, y, z] (`data.inputs`), where it is fed; voxel_size_mm, b0_direction: [batch, 3].
     """
 
     field_ppm: Tensor
