@@ -18,8 +18,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from qsmdl.cli.build import build_recipe, config_folder, plain
-from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
-from qsmdl.data.stream import effects_of, training_volume
+from qsmdl.data.recipe import Recipe, draw_volume, effects_of, render_volume, volume_seed
+from qsmdl.data.stream import training_volume
 from qsmdl.io.files import atomic_path
 from qsmdl.io.label_table import read_label_table
 from qsmdl.methods import load_network
@@ -116,7 +116,7 @@ def table(scores: dict[str, dict[str, list[float]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2: the table tells their spread")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--volumes", type=int, default=10, help="of each test")
     arguments = parser.parse_args()

@@ -30,8 +30,8 @@ from qsmdl.cli.catalogue import config_folder
 from qsmdl.cli.label_maps import LabelMaps
 from qsmdl.cli.progress import console, stage
 from qsmdl.data.inputs import Prior
-from qsmdl.data.recipe import Recipe, VolumeParams, acquisition_of, draw_volume, render_volume, volume_seed
-from qsmdl.data.stream import effects_of, training_volume
+from qsmdl.data.recipe import Recipe, VolumeParams, acquisition_of, draw_volume, effects_of, render_volume, volume_seed
+from qsmdl.data.stream import training_volume
 from qsmdl.errors import InputError
 from qsmdl.interrupt import EXIT_INTERRUPTED, DeferredInterrupt
 from qsmdl.io.fixed_set import begin_set, card_of_volume, check_place, has_volume, kept_maps, volume_numbers, volume_path

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qsmdl.data.inputs import Prior, bounding_box
-from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
+from qsmdl.data.recipe import Recipe, draw_volume, effects_of, render_volume, volume_seed
 from qsmdl.data.sources import VolumeSet, generator_source, n_volumes_drawn
-from qsmdl.data.stream import PhantomStream, check_local_fields, effects_of, training_volume
+from qsmdl.data.stream import PhantomStream, check_local_fields, training_volume
 from qsmdl.errors import InputError
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 from qsmdl.phantom.tissue.contrast import ContrastName

@@ -17,7 +17,7 @@ from qsmdl.errors import InputError
 from qsmdl.phantom.anatomy.head import draw_head, render_head
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
 from qsmdl.phantom.drawing.ranges import Range, draw_direction
-from qsmdl.phantom.scanning.acquire import Acquisition, TruthKind, acquire
+from qsmdl.phantom.scanning.acquire import NO_EFFECTS, Acquisition, TruthKind, acquire
 from qsmdl.phantom.scanning.effects import Effects
 from qsmdl.phantom.scanning.protocol import ProtocolRanges
 from qsmdl.phantom.tissue.contrast import ContrastName
@@ -223,6 +223,11 @@ def acquisition_of(recipe: Recipe, params: VolumeParams) -> Acquisition:
     )
 
 
+def effects_of(params: VolumeParams) -> Effects:
+    """What happens to the scan of a drawn volume; nothing in the first generator's."""
+    return NO_EFFECTS if params.sample is None else params.sample.effects
+
+
 def render_volume(
     recipe: Recipe, params: VolumeParams, atlases: Sequence[LabelAtlas] = (), *, complete: bool = True
 ) -> tuple[Scan, Truth]:
@@ -268,7 +273,6 @@ def render_orientations(recipe: Recipe, turns: Sequence[VolumeParams]) -> list[S
 
 def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom, *, complete: bool = True) -> tuple[Scan, Truth]:
     """`render_volume` of a phantom that `render_phantom` has rendered."""
-    effects = Effects() if params.sample is None else params.sample.effects
     # On the phantom's device: noise is most of what is drawn for a scan. Devices draw different noise from one seed.
     return acquire(
         phantom,
@@ -276,6 +280,6 @@ def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom, *, comp
         torch.Generator(phantom.mask.device).manual_seed(params.noise_seed),
         truth=recipe.truth,
         name=params.name,
-        effects=effects,
+        effects=effects_of(params),
         complete=complete,
     )

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from qsmdl.data.ahead import Ahead
 from qsmdl.data.engine import Engine
 from qsmdl.data.inputs import Prior, magnitude_maps
-from qsmdl.data.recipe import Recipe, Stream, VolumeParams, draw_volume, render_volume, volume_seed
+from qsmdl.data.recipe import Recipe, Stream, draw_volume, effects_of, render_volume, volume_seed
 from qsmdl.data.sources import VolumeSet
 from qsmdl.errors import InputError
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
@@ -58,11 +58,6 @@ def training_volume(
     return volumes
 
 
-def effects_of(params: VolumeParams) -> Effects:
-    """What happens to the scan of a drawn volume; nothing in the first generator's."""
-    return NO_EFFECTS if params.sample is None else params.sample.effects
-
-
 def check_local_fields(recipe: Recipe) -> None:
     """Raises InputError for a recipe of which some samples hand out total fields: networks are trained and validated on local ones."""
     background = recipe.engine.effects.background if isinstance(recipe.engine, Engine) else None
@@ -96,8 +91,8 @@ class PhantomStream(IterableDataset[Batch]):
     seed and stream that were rendered before: number i modulo their number is read in place of rendering number i.
     render_on: None renders where batches are asked for, when they are; a device renders on it, in a thread of its own that is one volume ahead, and
     patches are cut on it. The anatomy of a seed is the same on all devices but for rounding, the noise is not. Not yet run on a GPU.
-    Patches are mirrored along random axes, B0 with them, and the weight channel is replaced by the mask with probability `p_drop_weight`, so that a
-    network also runs on field maps that come without weights.
+    Patches are mirrored along random axes, B0 with them. The weight channel is replaced by the mask, and the magnitude by zeros, each with
+    probability `p_drop_weight`, so that a network also runs on field maps that come without them.
     """
 
     def __init__(
