@@ -287,7 +287,8 @@ class Truth:
 
 class Batch(TypedDict):
     """Training patches. Volumes are [batch, 1, x, y, z]; field and chi in ppm, mask bool, weight relative (mean 1 in the mask of the whole volume).
-    prior_ppm: [batch, n, x, y, z]; magnitude: [batch, 3, x, y, z] (`data.inputs`), where it is fed; voxel_size_mm, b0_direction: [batch, 3].
+    prior_ppm: [batch, n, x, y, z]; magnitude: [batch, 3, x, y, z] (`data.inputs`), where it is fed; voxel_size_mm, b0_direction: [batch, 3]; the
+    echoes (`networks.data_term.Physics`), where they are: echo_share, echo_phase_rad [batch, echo, x, y, z], rad_per_ppm [batch, echo].
     """
 
     field_ppm: Tensor
@@ -298,3 +299,6 @@ class Batch(TypedDict):
     voxel_size_mm: Tensor
     b0_direction: Tensor
     magnitude: NotRequired[Tensor]
+    rad_per_ppm: NotRequired[Tensor]
+    echo_share: NotRequired[Tensor]
+    echo_phase_rad: NotRequired[Tensor]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from qsmdl.data.inputs import Prior, bounding_box
+from qsmdl.data.inputs import N_ECHOES, Prior, bounding_box
 from qsmdl.data.recipe import Recipe, draw_volume, effects_of, render_volume, volume_seed
 from qsmdl.data.sources import VolumeSet, generator_source, n_volumes_drawn
 from qsmdl.data.stream import PhantomStream, check_local_fields, training_volume
@@ -47,7 +47,7 @@ class ValidationPhantoms(Dataset[Batch]):
             scan, truth = render_volume(self.recipe, params, self.atlases)
             box = bounding_box(scan.mask)
             whole = training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr)
-            volumes = {name: v[:, *box].contiguous() for name, v in whole.items()}
+            volumes = {name: v[:, *box].contiguous() if v.ndim == 4 else v for name, v in whole.items()}
             volumes["voxel_size_mm"] = volumes["field_ppm"].new_tensor(params.voxel_size_mm)
             volumes["b0_direction"] = volumes["field_ppm"].new_tensor(params.b0_direction)
             self._volumes[index] = volumes
@@ -156,7 +156,7 @@ class PhantomData(lightning.LightningDataModule):
         """Batches that a worker cuts ahead: all of a volume, so that the trainer lives on them while the next is rendered, and at least PREFETCHED;
         within PREFETCH_BYTES.
         """
-        n_channels = self.prior.n_maps + 4 + 3 * self.prior.magnitude  # field, chi, mask, weight
+        n_channels = self.prior.n_maps + 4 + 3 * self.prior.magnitude + 2 * N_ECHOES * self.prior.echoes  # field, chi, mask, weight
         n_bytes = 4 * n_channels * self.batch_size * math.prod(self.patch_size)
         return max(2, min(max(self.batches_per_volume, PREFETCHED), PREFETCH_BYTES // n_bytes))
 

@@ -5,18 +5,20 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.networks.data_term import Physics
 from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.relaxation import fit_r2star
 from qsmdl.physics.unring import unring
 from qsmdl.scan import FieldMap, Geometry, Scan
 from qsmdl.solvers.direct import l2
 from qsmdl.solvers.tv import nltv
+from qsmdl.units import rad_per_ppm
 
 _PADDING = 2.0
 """Of the field of a start."""
@@ -26,6 +28,9 @@ _VERSION = 1
 
 Start = Literal["l2", "tv"]
 _R2STAR_SCALE_PER_S = 50.0
+N_ECHOES = 8
+_LONE_ECHO_S = 0.004
+_LEAST_AGREEMENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,13 @@ class Prior:
     and the closed-form inversions of that rest: a network that adds nothing is then as good as the classical method.
     regularisations: of the closed forms, per voxel, without a unit: the weight of the squared differences between neighbours. In mm^2 they are this
     times the squared voxel size, so that they suppress the same part of k-space, in cycles per voxel, at every resolution; a network knows voxels,
-    not millimetres. magnitude: feed `magnitude_maps`, too.
+    not millimetres. magnitude: feed `magnitude_maps`, too. echoes: hand all echoes to the data steps inside a network (`echo_maps`).
     """
 
     regularisations: tuple[float, ...] = (0.012, 0.003, 0.05)
     start: Start = "l2"
     magnitude: bool = False
+    echoes: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regularisations", tuple(self.regularisations))
@@ -89,10 +95,43 @@ def magnitude_maps(scan: Scan) -> Tensor:
     return torch.stack([scan.magnitude[0] / reference, scan.magnitude[-1] / reference, rate / _R2STAR_SCALE_PER_S]) * scan.mask
 
 
+def echo_maps(scan: Scan | None, field: FieldMap, *, with_offset: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """c_j in rad/ppm [echo], the share of each echo in the information and its phase beyond the field map, both [echo, x, y, z] and 0 outside the
+    mask (`networks.data_term.Physics`), for `N_ECHOES` echoes, those that are missing with a share of 0; of scans with more, those that tell least
+    are left out.
+
+    Without a scan, with a phase at TE = 0 (with_offset), or where the echoes do not follow the field map (mean cosine below 0.5), the map stands for
+    one echo at 4 ms.
+    """
+    geometry = field.geometry
+    rates = field.field_ppm.new_full((N_ECHOES,), rad_per_ppm(geometry.b0_tesla, _LONE_ECHO_S))
+    shares, phases = field.field_ppm.new_zeros((2, N_ECHOES, *geometry.shape))
+    found = None if scan is None or with_offset else _echoes(scan, field)
+    if found is None:
+        shares[0] = field.mask
+    else:
+        n = len(found[0])
+        rates[:n], shares[:n], phases[:n] = found
+    return rates, shares, phases
+
+
+def _echoes(scan: Scan, field: FieldMap) -> tuple[Tensor, Tensor, Tensor] | None:
+    c = field.field_ppm.new_tensor([rad_per_ppm(field.geometry.b0_tesla, te) for te in scan.echo_times_s])
+    information = (c[:, None, None, None] * scan.magnitude * scan.mask).square()
+    kept = information.sum((1, 2, 3)).argsort(descending=True)[:N_ECHOES].sort().values
+    c, information = c[kept], information[kept]
+    beyond = torch.remainder(scan.phase_rad[kept] - c[:, None, None, None] * field.field_ppm + math.pi, 2 * math.pi) - math.pi
+    beyond *= field.mask
+    total = information.sum(0)
+    share = information / total.clamp(min=torch.finfo(total.dtype).tiny) * field.mask
+    agreement = float((share * beyond.cos()).sum(0)[field.mask].mean())
+    return (c, share, beyond) if agreement > _LEAST_AGREEMENT else None
+
+
 @dataclass(frozen=True, eq=False)
 class NetworkInputs:
-    """Arguments of `PpmAdapter`, all [1, 1, x, y, z] (prior: [1, n, x, y, z]; magnitude: [1, 3, x, y, z], None where it is not fed or not known) on
-    the box `box` of the whole grid, and the geometry of that box.
+    """Arguments of `PpmAdapter`, all [1, 1, x, y, z] (prior: [1, n, x, y, z]; magnitude: [1, 3, x, y, z], None where it is not fed or not known;
+    physics: how it was measured) on the box `box` of the whole grid, and the geometry of that box.
     """
 
     field_ppm: Tensor
@@ -102,12 +141,12 @@ class NetworkInputs:
     box: tuple[slice, slice, slice]
     geometry: Geometry
     magnitude: Tensor | None = None
+    physics: Physics | None = None
 
     @property
-    def arguments(self) -> tuple[Tensor, ...]:
+    def arguments(self) -> tuple[Any, ...]:
         """In the order of `PpmAdapter.forward`."""
-        known = (self.field_ppm, self.prior_ppm, self.mask, self.weight)
-        return known if self.magnitude is None else (*known, self.magnitude)
+        return self.field_ppm, self.prior_ppm, self.mask, self.weight, self.magnitude, self.physics
 
 
 def bounding_box(mask: Tensor, margin: int = 0) -> tuple[slice, slice, slice]:
@@ -128,8 +167,18 @@ def prepare_inputs(field: FieldMap, prior: Prior, scan: Scan | None = None, *, m
     box = bounding_box(field.mask, margin)
     mask = field.mask[box]
     values, weight = ((v[box] * mask).float()[None, None] for v in (field.field_ppm, field.weight))
+    geometry = field.geometry.cropped(box)
     magnitude = magnitude_maps(scan)[:, *box].float()[None] if prior.magnitude and scan is not None else None
-    return NetworkInputs(values, prior(field)[:, *box].float()[None], mask[None, None], weight, box, field.geometry.cropped(box), magnitude)
+    maps = prior(field)[:, *box].float()[None]
+    return NetworkInputs(values, maps, mask[None, None], weight, box, geometry, magnitude, _physics(field, scan, prior, box, geometry))
+
+
+def _physics(field: FieldMap, scan: Scan | None, prior: Prior, box: tuple[slice, slice, slice], geometry: Geometry) -> Physics:
+    size, direction = (field.field_ppm.new_tensor(v, dtype=torch.float32)[None] for v in (geometry.voxel_size_mm, geometry.b0_direction))
+    if not prior.echoes:
+        return Physics(size, direction)
+    rates, shares, phases = echo_maps(scan, field)
+    return Physics(size, direction, rates.float()[None], shares[:, *box].float()[None], phases[:, *box].float()[None])
 
 
 def paste(chi_ppm: Tensor, inputs: NetworkInputs, field: FieldMap) -> Tensor:

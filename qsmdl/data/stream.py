@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from qsmdl.data.ahead import Ahead
 from qsmdl.data.engine import Engine
-from qsmdl.data.inputs import Prior, magnitude_maps
+from qsmdl.data.inputs import Prior, echo_maps, magnitude_maps
 from qsmdl.data.recipe import Recipe, Stream, draw_volume, effects_of, render_volume, volume_seed
 from qsmdl.data.sources import VolumeSet
 from qsmdl.errors import InputError
@@ -24,7 +24,7 @@ from qsmdl.physics.fieldmap import fit_field
 from qsmdl.scan import Batch, FieldMap, Scan, Truth
 
 Volume = tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]
-"""Maps to cut patches from, voxel size in mm, direction of B0, and the voxels of the mask [n, 3]."""
+"""Maps to cut patches from (and numbers of the whole volume, [n]), voxel size in mm, direction of B0, and the voxels of the mask [n, 3]."""
 VOLUMES = ("field_ppm", "prior_ppm", "chi_ppm", "mask", "weight")
 
 
@@ -37,7 +37,7 @@ def training_volume(
     peak_snr: float | None = None,
     maps_of: Callable[[FieldMap], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior, magnitude: [n, x, y, z]).
+    """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior, magnitude, echoes: [n, x, y, z]; rad_per_ppm: [echo]).
 
     The field goes through the same estimation as at test time, with an offset where the phase has one. effects: of the scan; a background that was
     not removed makes the field a total one, and wraps are what unwrapping leaves in it. peak_snr: of the scan, where it is known; it tells the noise
@@ -55,6 +55,8 @@ def training_volume(
     volumes["mask"] = scan.mask[None]
     if prior.magnitude:
         volumes["magnitude"] = magnitude_maps(scan).float()
+    if prior.echoes:
+        volumes["rad_per_ppm"], volumes["echo_share"], volumes["echo_phase_rad"] = echo_maps(scan, field, with_offset=with_offset)
     return volumes
 
 
@@ -69,9 +71,14 @@ def check_local_fields(recipe: Recipe) -> None:
 
 
 def cut_patch(volumes: dict[str, Tensor], centre: tuple[int, ...], size: tuple[int, int, int]) -> dict[str, Tensor]:
-    """Patches [n, *size] of volumes [n, x, y, z] around a voxel, moved inside the volume; axes shorter than the patch are zero-padded at the end."""
+    """Patches [n, *size] of volumes [n, x, y, z] around a voxel, moved inside the volume; axes shorter than the patch are zero-padded at the end.
+    What is no volume stays as it is.
+    """
     patches = {}
     for name, volume in volumes.items():
+        if volume.ndim != 4:
+            patches[name] = volume
+            continue
         starts = [min(max(c - p // 2, 0), max(n - p, 0)) for c, p, n in zip(centre, size, volume.shape[1:], strict=True)]
         patch = volume[:, *(slice(s, s + p) for s, p in zip(starts, size, strict=True))]
         missing = [p - n for p, n in zip(size, patch.shape[1:], strict=True)]
@@ -206,7 +213,8 @@ class PhantomStream(IterableDataset[Batch]):
         for axis in mirrored:
             direction[axis] *= -1
         if mirrored:
-            patches = {name: patch.flip([axis + 1 for axis in mirrored]) for name, patch in patches.items()}
+            axes = [axis + 1 for axis in mirrored]
+            patches = {name: patch.flip(axes) if patch.ndim == 4 else patch for name, patch in patches.items()}
         if rng.random() < self.p_drop_weight:
             patches["weight"] = patches["mask"].float()
         if "magnitude" in patches and rng.random() < self.p_drop_weight:

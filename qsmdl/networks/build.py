@@ -11,11 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from qsmdl.errors import InputError
+from qsmdl.networks.resnet import ResNet3d
 from qsmdl.networks.scaling import N_MAGNITUDE_MAPS, PpmAdapter
 from qsmdl.networks.unet import UNet3d
+from qsmdl.networks.unrolled import PROXIMAL, Unrolled
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet3d}
-INITIAL_VALUES = frozenset({"zero_head"})
+ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet3d, "resnet": ResNet3d, "unrolled": Unrolled}
+INITIAL_VALUES = frozenset({"zero_head", "step_size"})
 """Keywords that say which values the weights begin with, not what the network is."""
 
 
@@ -57,6 +59,10 @@ def architecture_fingerprint(settings: Mapping[str, Any]) -> str:
     name = str(settings["architecture"])
     keywords = _with_defaults(ARCHITECTURES[name], settings.get("keywords", {}))
     keywords.pop("in_channels", None)  # follows from the adapter
+    if keywords.get("proximal") in PROXIMAL:
+        nested = {name: dict(keywords.get(name) or {}) for name in ("keywords", "first")}
+        keywords["keywords"] = _with_defaults(PROXIMAL[keywords["proximal"]], nested["keywords"])
+        keywords["first"] = {**keywords["keywords"], **{k: v for k, v in nested["first"].items() if k not in INITIAL_VALUES}}
     described = {"architecture": name, "adapter": _with_defaults(PpmAdapter, settings.get("adapter", {})), "keywords": keywords}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -20,7 +20,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def _norm(kind: Norm, channels: int) -> nn.Module:
+def make_norm(kind: Norm, channels: int) -> nn.Module:
+    """The normalisation of a number of channels."""
     if kind == "batch":
         return nn.BatchNorm3d(channels, eps=1e-3)
     if kind == "group":
@@ -39,7 +40,7 @@ class ConvBlock(nn.Sequential):
             layers.append(
                 nn.Conv3d(in_channels if i == 0 else channels, channels, kernel_size, padding=kernel_size // 2, bias=norm in ("none", "group"))
             )
-            layers += [_norm(norm, channels), ACTIVATIONS[activation]()]
+            layers += [make_norm(norm, channels), ACTIVATIONS[activation]()]
         super().__init__(*layers)
 
 

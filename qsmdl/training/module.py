@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from qsmdl.errors import InputError
 from qsmdl.networks.build import build_network
+from qsmdl.networks.data_term import Physics
 from qsmdl.scan import Batch
 from qsmdl.training.losses import dipole_consistency, gradient_difference, masked_l1, nrmse, relative_error
 
@@ -60,7 +61,10 @@ class QSMModule(lightning.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Susceptibility in ppm [batch, 1, x, y, z]."""
-        chi: Tensor = self.network(batch["field_ppm"], batch["prior_ppm"], batch["mask"], batch["weight"], batch.get("magnitude"))
+        echoes = (batch.get("rad_per_ppm"), batch.get("echo_share"), batch.get("echo_phase_rad"))
+        physics = Physics(batch["voxel_size_mm"], batch["b0_direction"], *echoes)
+        known = (batch["field_ppm"], batch["prior_ppm"], batch["mask"], batch["weight"])
+        chi: Tensor = self.network(*known, batch.get("magnitude"), physics)
         return chi
 
     def loss(self, chi_ppm: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from qsmdl.data.inputs import Prior, magnitude_maps, paste, prepare_inputs
+from qsmdl.data.inputs import N_ECHOES, Prior, echo_maps, magnitude_maps, paste, prepare_inputs
 from qsmdl.data.recipe import Recipe
 from qsmdl.data.stream import PhantomStream, training_volume
 from qsmdl.errors import InputError
@@ -107,6 +107,79 @@ def test_the_magnitude_is_dropped_now_and_then(scanned):
     batch = stream.batch(0, lambda index: (volumes, (5.0,) * 3, (0.0, 0.0, 1.0), scan.mask.nonzero()))
     dropped = [float(m.abs().max()) == 0 for m in batch["magnitude"]]
     assert 0 < sum(dropped) < 8
+
+
+def test_echoes_beyond_the_field_map(scanned):
+    """Shares are those of the information, and the weighted mean of what the echoes have beyond the least-squares field is 0."""
+    scan, _, field = scanned
+    rates, shares, phases = echo_maps(scan, field)
+    assert shares.shape == phases.shape == (N_ECHOES, *scan.geometry.shape)
+    assert rates[:4].tolist() == pytest.approx([2 * math.pi * 42.577 * 7 * te for te in scan.echo_times_s])
+    inside = scan.mask
+    torch.testing.assert_close(shares.sum(0)[inside], torch.ones(int(inside.sum())))
+    assert float(shares[:, ~inside].abs().max()) == float(phases[:, ~inside].abs().max()) == float(shares[4:].abs().max()) == 0
+    expected = (rates[1] * scan.magnitude[1]).square() / sum((rates[j] * scan.magnitude[j]).square() for j in range(4))
+    torch.testing.assert_close(shares[1][inside], expected[inside])
+    turned = torch.polar(torch.ones_like(phases[3]), phases[3] + rates[3] * field.field_ppm - scan.phase_rad[3])
+    assert float((turned - 1).abs()[inside].max()) < 1e-4
+    beyond = (shares[:4] * phases[:4] / rates[:4, None, None, None]).sum(0)[inside]
+    calm = (phases[:4].abs() < 2).all(0)[inside]
+    assert float((beyond[calm].abs() < 1e-5).float().mean()) > 0.99  # but for turns that the unwrapping of the fit counts otherwise
+    assert float(calm.float().mean()) > 0.9
+
+
+def test_a_scan_of_many_echoes_keeps_those_that_tell_most(scanned):
+    scan, _, field = scanned
+    times = tuple(0.002 + 0.002 * i for i in range(12))
+    rates = torch.tensor([2 * math.pi * 42.577 * 7 * te for te in times]).reshape(-1, 1, 1, 1)
+    many = dataclasses.replace(
+        scan,
+        magnitude=scan.magnitude[:1].repeat(12, 1, 1, 1),
+        phase_rad=torch.remainder(rates * field.field_ppm + math.pi, 2 * math.pi) - math.pi,
+        echo_times_s=times,
+    )
+    found, shares, phases = echo_maps(many, field)
+    assert found.tolist() == pytest.approx(rates.flatten()[4:].tolist())
+    assert float(phases.abs().max()) < 1e-3
+    assert bool((shares[1:] >= shares[:-1])[:, scan.mask].all())
+
+
+@pytest.mark.parametrize("why", ["no scan", "offset", "other phases"])
+def test_without_echoes_of_its_own_the_map_stands_for_one(scanned, why):
+    scan, _, field = scanned
+    given = {"no scan": None, "offset": scan, "other phases": dataclasses.replace(scan, phase_rad=scan.phase_rad.flip(1))}[why]
+    rates, shares, phases = echo_maps(given, field, with_offset=why == "offset")
+    assert torch.equal(shares[0], field.mask.float())
+    assert float(shares[1:].abs().max()) == float(phases.abs().max()) == 0
+    assert float(rates[0]) == pytest.approx(2 * math.pi * 42.577 * 7 * 0.004)
+
+
+def test_patches_carry_the_echoes(scanned):
+    scan, truth, _ = scanned
+    prior = Prior(echoes=True)
+    volumes = training_volume(scan, truth, prior)
+    stream = PhantomStream(Recipe(), prior, patch_size=(9, 9, 9), batch_size=6, batches_per_volume=1, n_lanes=1, seed=0)
+    batch = stream.batch(0, lambda index: (volumes, (5.0,) * 3, (0.6, 0.0, 0.8), scan.mask.nonzero()))
+    assert batch["echo_share"].shape == batch["echo_phase_rad"].shape == (6, N_ECHOES, 9, 9, 9)
+    assert torch.equal(batch["rad_per_ppm"], volumes["rad_per_ppm"].expand(6, N_ECHOES))
+    torch.testing.assert_close(batch["echo_share"].sum(1, keepdim=True), batch["mask"].float(), atol=1e-5, rtol=0)
+    # mirrored with everything else: the share of the first echo is a function of the magnitude, which other voxels do not have
+    everywhere = zip(volumes["field_ppm"][0][scan.mask], volumes["echo_share"][0][scan.mask], strict=True)
+    whole = {(round(float(f), 7), round(float(s), 6)) for f, s in everywhere}
+    pairs = zip(batch["field_ppm"][batch["mask"]], batch["echo_share"][:, :1][batch["mask"]], strict=True)
+    assert all((round(float(f), 7), round(float(s), 6)) in whole for f, s in pairs)
+
+
+def test_networks_with_data_steps_get_the_physics_at_test_time(scanned):
+    scan, _, field = scanned
+    inputs = prepare_inputs(field, Prior(echoes=True), scan)
+    assert inputs.physics.voxel_size_mm.tolist() == [pytest.approx(scan.geometry.voxel_size_mm)]
+    assert inputs.physics.b0_direction.tolist() == [list(scan.geometry.b0_direction)]
+    assert inputs.physics.echo_share.shape[2:] == inputs.field_ppm.shape[2:]
+    made = {"architecture": "unrolled", "adapter": {"n_priors": 3, "rest": None, "residual": False}, "keywords": {
+        "n_steps": 2, "misfit": "echoes", "keywords": {"width": 4, "depth": 1}}}  # fmt: skip
+    chi = build_network(made)(*inputs.arguments)
+    assert chi.shape == inputs.field_ppm.shape
 
 
 def test_digests_follow_the_maps():

@@ -107,7 +107,7 @@ def test_tensors_of_another_architecture_are_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"architecture": "os.system"}, "known are unet"),
+        ({"architecture": "os.system"}, "known are unet, resnet, unrolled"),
         (SETTINGS | {"keywords": {"widht": 4}}, "do not fit"),
         (SETTINGS | {"keywords": {"width": "4"}}, "whole number"),
         (SETTINGS | {"keywords": {"kernel_size": 4}}, "half a voxel"),
