@@ -17,13 +17,18 @@ def blood_region(mask: Mask, labels: Labels) -> Mask:
     return region
 
 
-def slope_deviation(recon: Volume, truth: Volume, labels: Labels) -> float | None:
-    """|1 - slope| of the line through the means of the six deep grey matter regions, all voxels that have the label.
+def deep_grey_slope(recon: Volume, truth: Volume, labels: Labels) -> float | None:
+    """Slope of the line through the means of the six deep grey matter regions, map against truth, over all voxels that have the label.
 
     None where a region is missing.
     """
     regions = [labels == label for label in DEEP_GREY_MATTER]
     if not all(region.any() for region in regions):
         return None
-    slope, _ = fit_line(np.array([truth[r].mean() for r in regions]), np.array([recon[r].mean() for r in regions]))
-    return abs(1 - slope)
+    return fit_line(np.array([truth[r].mean() for r in regions]), np.array([recon[r].mean() for r in regions]))[0]
+
+
+def slope_deviation(recon: Volume, truth: Volume, labels: Labels) -> float | None:
+    """|1 - slope| of `deep_grey_slope`; None as there."""
+    slope = deep_grey_slope(recon, truth, labels)
+    return None if slope is None else abs(1 - slope)

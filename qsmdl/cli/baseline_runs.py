@@ -15,7 +15,7 @@ from qsmdl.challenge.release import ReleaseScan, check_truth, find_scans
 from qsmdl.challenge.run import Scoring
 from qsmdl.challenge.stages import content_of
 from qsmdl.challenge.truth import read_truth
-from qsmdl.cli.build import method_from_command_line
+from qsmdl.cli.build import methods_from_command_line
 from qsmdl.cli.catalogue import check_method, method_names
 from qsmdl.cli.progress import StepLine, console, stage
 from qsmdl.errors import InputError
@@ -34,13 +34,7 @@ def _methods(arguments: argparse.Namespace) -> list[Method]:
     for name in [*(arguments.methods or []), *arguments.without, *arguments.again]:
         check_method(name)
     names = [name for name in arguments.methods or method_names() if name not in arguments.without]
-    overrides: dict[str, list[str]] = {name: [] for name in names}
-    for word in getattr(arguments, "set"):  # noqa: B009 - the option's name is a builtin's
-        name, dot, rest = word.partition(".")
-        if not dot or "=" not in rest or name not in overrides:
-            raise InputError(f"--set {word} is not of the form NAME.KEY=VALUE with one of the methods {', '.join(names)}.")
-        overrides[name].append(rest)
-    return [method_from_command_line(name, words) for name, words in overrides.items()]
+    return methods_from_command_line({name: name for name in names}, getattr(arguments, "set"))  # noqa: B009 - the option's name is a builtin's
 
 
 def _builtin(arguments: argparse.Namespace, folder: str, n_orientations: int) -> list[ReleaseScan]:

@@ -122,6 +122,21 @@ def method_from_command_line(name: str, overrides: Sequence[str] = ()) -> Method
     return build_method(name, config.method[name])
 
 
+def methods_from_command_line(names: Mapping[str, str], words: Sequence[str]) -> list[Method]:
+    """Several methods with what `--set` gave them. names: what each is called -> the method it is; words: NAME.KEY=VALUE.
+
+    Raises InputError for words of another form, of methods that are not among the names, and as `method_from_command_line`.
+    """
+    overrides: dict[str, list[str]] = {name: [] for name in names}
+    for word in words:
+        name, dot, rest = word.partition(".")
+        if not dot or "=" not in rest or name not in overrides:
+            raise InputError(f"--set {word} is not of the form NAME.KEY=VALUE with one of the methods {', '.join(names)}.")
+        overrides[name].append(rest)
+    built = {name: method_from_command_line(names[name], given) for name, given in overrides.items()}
+    return [Method(name, method.function, **method.settings) for name, method in built.items()]
+
+
 def as_override(word: str) -> str:
     """A word of the command line as Hydra wants it: `unring`, `select` and `select_candidates` are settings of every method, listed in its YAML or
     not, and `method=all` means every method that one scan is enough for.
