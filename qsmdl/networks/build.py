@@ -60,9 +60,9 @@ def architecture_fingerprint(settings: Mapping[str, Any]) -> str:
     keywords = _with_defaults(ARCHITECTURES[name], settings.get("keywords", {}))
     keywords.pop("in_channels", None)  # follows from the adapter
     if keywords.get("proximal") in PROXIMAL:
-        nested = {name: dict(keywords.get(name) or {}) for name in ("keywords", "first")}
-        keywords["keywords"] = _with_defaults(PROXIMAL[keywords["proximal"]], nested["keywords"])
-        keywords["first"] = {**keywords["keywords"], **{k: v for k, v in nested["first"].items() if k not in INITIAL_VALUES}}
+        keywords = {**_with_defaults(PROXIMAL[keywords["proximal"]], keywords), "in_channels": None}
+        first = dict(keywords.get("first") or {})
+        keywords["first"] = {k: v for k, v in first.items() if k not in INITIAL_VALUES and keywords.get(k) != v}
     described = {"architecture": name, "adapter": _with_defaults(PpmAdapter, settings.get("adapter", {})), "keywords": keywords}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 

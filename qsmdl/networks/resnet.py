@@ -24,7 +24,7 @@ class _Block(nn.Module):
 
 
 class ResNet3d(nn.Module):
-    """Convolution, `n_blocks` residual blocks of two 3 x 3 x 3 convolutions, and three 1 x 1 x 1 ones (Lai et al., LPCNN, MICCAI 2020): [batch,
+    """Convolution, `depth` residual blocks of two 3 x 3 x 3 convolutions, and three 1 x 1 x 1 ones (Lai et al., LPCNN, MICCAI 2020): [batch,
     in_channels, x, y, z] to [batch, out_channels, x, y, z], of any size.
 
     width: channels; norm and dropout inside the blocks (LPCNN: "batch", 0.5); zero_head: start the last convolution at 0.
@@ -36,19 +36,19 @@ class ResNet3d(nn.Module):
         in_channels: int = 1,
         out_channels: int = 1,
         width: int = 32,
-        n_blocks: int = 8,
+        depth: int = 8,
         norm: Norm = "batch",
         dropout: float = 0.0,
         zero_head: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in {"width": width, "n_blocks": n_blocks}.items():
+        for name, value in {"width": width, "depth": depth}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1.")
         if not 0 <= dropout < 1:
             raise InputError(f"dropout is {dropout}; a probability below 1 is needed.")
         self.stem = nn.Sequential(nn.Conv3d(in_channels, width, 3, padding=1), nn.ReLU(inplace=True))
-        self.blocks = nn.Sequential(*(_Block(width, norm, dropout) for _ in range(n_blocks)))
+        self.blocks = nn.Sequential(*(_Block(width, norm, dropout) for _ in range(depth)))
         self.head = nn.Sequential(nn.Conv3d(width, width, 1), nn.ReLU(inplace=True), nn.Conv3d(width, width, 1), nn.ReLU(inplace=True))
         self.last = nn.Conv3d(width, out_channels, 1)
         if zero_head:

@@ -57,13 +57,13 @@ class Unrolled(nn.Module):
         n_cg: int = 8,
         start: Literal["zero", "adjoint"] = "zero",
         proximal: str = "unet",
-        keywords: dict[str, Any] | None = None,
         first: dict[str, Any] | None = None,
         shared: bool = False,
         residual: bool = True,
         sees: tuple[Seen, ...] = ("iterate", "gradient", "residual", "channels"),
         weighted: bool = True,
         final_cg: int = 0,
+        **keywords: Any,
     ) -> None:
         super().__init__()
         self.sees = tuple(sees)
@@ -79,7 +79,7 @@ class Unrolled(nn.Module):
         counts = {"channels": in_channels, "geometry": N_GEOMETRY}
         n_seen = sum(counts.get(name, 1) for name in self.sees)
         make = PROXIMAL[proximal]
-        made = [make(in_channels=n_seen, **{**(keywords or {}), **((first or {}) if k == 0 else {})}) for k in range(1 if shared else n_steps)]
+        made = [make(in_channels=n_seen, **{**keywords, **((first or {}) if k == 0 else {})}) for k in range(1 if shared else n_steps)]
         self.proximal = nn.ModuleList(made)
         self.tau = nn.Parameter(torch.full((n_steps,), float(step_size)), requires_grad=data_step == "gradient")
         self.log_damping = nn.Parameter(torch.full((n_steps,), math.log(damping)), requires_grad=data_step == "cg")

@@ -11,7 +11,7 @@ from qsmdl.networks.data_term import Physics
 from qsmdl.physics.dipole import Dipole
 
 SHAPE, VOXEL, B0 = (18, 17, 10), (1.0, 1.2, 2.0), (0.36, 0.48, 0.8)
-PROXIMAL = {"proximal": "resnet", "keywords": {"width": 4, "n_blocks": 1, "norm": "none", "zero_head": True}}
+PROXIMAL = {"proximal": "resnet", "width": 4, "depth": 1, "norm": "none", "zero_head": True}
 BASE = {"architecture": "unrolled", "adapter": {"channels": ["mask"], "scale": 10.0, "residual": False}}
 
 
@@ -105,7 +105,7 @@ def test_mirroring_everything_mirrors_the_map():
 
 def test_every_weight_learns():
     torch.manual_seed(0)
-    keywords = {"proximal": "unet", "keywords": {"width": 4, "depth": 1}, "n_steps": 2, "misfit": "echoes"}
+    keywords = {"proximal": "unet", "width": 4, "depth": 1, "n_steps": 2, "misfit": "echoes"}
     made = {"architecture": "unrolled", "adapter": {"channels": ["prior", "magnitude"]}, "keywords": {**keywords, "sees": [
         "iterate", "gradient", "residual", "channels", "geometry"]}}  # fmt: skip
     network = build_network(made)
@@ -134,7 +134,7 @@ def test_the_published_ones_are_configurations(name):
 
 def test_in_half_precision_the_data_term_stays_in_float32():
     torch.manual_seed(0)
-    network = build_network(settings(n_steps=2, keywords={"width": 4, "n_blocks": 1, "norm": "none"}))
+    network = build_network(settings(n_steps=2, zero_head=False))
     given = arguments()
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         low = network(*given)
@@ -146,7 +146,7 @@ def test_in_half_precision_the_data_term_stays_in_float32():
 
 def test_fingerprints_follow_what_the_network_is():
     told = settings(n_steps=2, first={"width": 6})
-    same = settings(n_steps=2, first={"width": 6, "n_blocks": 1}, step_size=0.5)
+    same = settings(n_steps=2, first={"width": 6, "depth": 1}, step_size=0.5)
     assert architecture_fingerprint(told) == architecture_fingerprint(same)
     changed = [{"n_steps": 3, "first": {"width": 6}}, {"first": {"width": 8}}, {"misfit": "field"}, {}]
     others = [settings(**{"n_steps": 2, **keywords}) for keywords in changed]
@@ -164,8 +164,8 @@ def test_fingerprints_follow_what_the_network_is():
         ({"data_step": "cg", "misfit": "field"}, "linear problem"),
         ({"shared": True, "first": {"width": 2}}, "Leave one of them out"),
         ({"damping": 0.0}, "damping is 0.0"),
-        ({"keywords": {"widht": 3}}, "do not fit"),
-        ({"keywords": {"dropout": 1.0}}, "below 1"),
+        ({"widht": 3}, "do not fit"),
+        ({"dropout": 1.0}, "below 1"),
     ],
 )
 def test_bad_settings_are_named(changed, message):
