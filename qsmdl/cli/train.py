@@ -240,9 +240,9 @@ def train(config: DictConfig, folder: Path) -> None:
     with open_dict(config):
         config.data = config.held_out
         config.allow_unattested = config.guard.allow_unattested  # weights that were marked knowingly are scored, and their rows marked
-        for settings in config.method.values():
-            if "checkpoint" in settings and settings.checkpoint is None:
-                settings.checkpoint = os.fspath(path)
+        for name in ("unet", "fine", "flagship", "flagship_fine"):
+            if name in config.method and config.method[name].checkpoint is None:
+                config.method[name].checkpoint = os.fspath(path)
     evaluate(config, folder)
 
 

@@ -10,17 +10,20 @@ from torch import Tensor
 from qsmdl.scan import FieldMap, Scan
 from qsmdl.units import rad_per_ppm
 
-_SLACK = 0.01
-"""By how much of its value a number may pass a bound: headers round voxel sizes."""
-_ESTIMATE_SLACK = 0.2
-"""The same for what is estimated from the scan."""
+_SLACK = (0.01, 0.01)
+"""By how much of its value a number may pass the lower and the upper bound: headers round voxel sizes."""
+_CHI_SLACK = (0.2, 0.2)
+"""The same for susceptibilities: texture and noise come on top of what is drawn."""
+_SNR_SLACK = (0.6, 0.2)
+"""The same for the peak SNR: its peak is that of the whole head, and a brain without its scalp is less than half as bright."""
 _TILT_SLACK_DEG = 1.0
 _EXTREME_SHARE = 1e-5
 """Of the voxels that a map's extremes leave out at either end: single voxels at a mask's edge say nothing of a network."""
 
 
 def peak_snr(field: FieldMap, scan: Scan | None) -> float | None:
-    """The largest magnitude of the first echo over the noise of the signal, which follows from the field map's own noise; None where nobody knows it.
+    """The largest magnitude of the first echo, as far as it was not masked away, over the noise of the signal, which follows from the field map's own
+    noise; None where nobody knows it.
 
     sigma = noise_ppm sqrt(sum_j (c_j M_j)^2) is the same in every voxel, with c_j = 2 pi gamma B0 TE_j; its median over the mask is taken.
     """
@@ -47,15 +50,17 @@ def _range_of(value: Any) -> tuple[float, float] | None:
     return float(ends[0]), float(ends[1])
 
 
-def _outside(what: str, values: tuple[float, ...], bounds: tuple[float, float] | None, unit: str, slack: float) -> str | None:
+def _outside(
+    what: str, values: tuple[float, ...], bounds: tuple[float, float] | None, unit: str = "", slack: tuple[float, float] = _SLACK
+) -> str | None:
     if bounds is None:
         return None
-    low, high = (end + sign * slack * abs(end) for end, sign in zip(bounds, (-1, 1), strict=True))
-    wrong = [v for v in values if not low <= v <= high]
+    low, high = bounds[0] - slack[0] * abs(bounds[0]), bounds[1] + slack[1] * abs(bounds[1])
+    wrong = dict.fromkeys(f"{v:.4g}" for v in values if not low <= v <= high)
     if not wrong:
         return None
     trained = f"{bounds[0]:g}{unit} only" if bounds[0] == bounds[1] else f"{bounds[0]:g} to {bounds[1]:g}{unit}"
-    return f"{what} {', '.join(f'{v:.4g}' for v in wrong)}{unit}, but the network was trained with {trained}"
+    return f"{what} {', '.join(wrong)}{unit}, but the network was trained with {trained}"
 
 
 def _tilt_deg(direction: tuple[float, float, float]) -> float:
@@ -71,15 +76,15 @@ def outside_envelope(envelope: Mapping[str, Any], field: FieldMap, scan: Scan | 
     edges = geometry.voxel_size_mm
     limit = _range_of(envelope.get("max_tilt_deg"))
     checks = [
-        _outside("voxels have edges of", tuple(dict.fromkeys(edges)), _range_of(envelope.get("voxel_size_mm")), " mm", _SLACK),
-        _outside("the longest over the shortest edge is", (max(edges) / min(edges),), _range_of(envelope.get("anisotropy")), "", _SLACK),
-        _outside("B0 is", (geometry.b0_tesla,), _range_of(envelope.get("b0_tesla")), " T", _SLACK),
-        _outside("the peak SNR is about", () if found is None else (found,), _range_of(envelope.get("peak_snr")), "", _ESTIMATE_SLACK),
+        _outside("voxels have edges of", edges, _range_of(envelope.get("voxel_size_mm")), " mm"),
+        _outside("the longest over the shortest edge is", (max(edges) / min(edges),), _range_of(envelope.get("anisotropy"))),
+        _outside("B0 is", (geometry.b0_tesla,), _range_of(envelope.get("b0_tesla")), " T"),
+        _outside("the peak SNR is about", () if found is None else (found,), _range_of(envelope.get("peak_snr")), slack=_SNR_SLACK),
         None
         if limit is None or (tilt := _tilt_deg(geometry.b0_direction)) <= limit[1] + _TILT_SLACK_DEG
         else f"B0 is tilted by {tilt:.1f} degrees from the z axis, but the network was trained with up to {limit[1]:g}",
     ]
     if chi_ppm is not None:
         bounds = _range_of(envelope.get("chi_ppm"))
-        checks.append(_outside("the map reaches", extremes(chi_ppm, field.mask), bounds, " ppm", _ESTIMATE_SLACK))
+        checks.append(_outside("the map reaches", extremes(chi_ppm, field.mask), bounds, " ppm", _CHI_SLACK))
     return tuple(check for check in checks if check is not None)

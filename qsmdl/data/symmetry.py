@@ -1,6 +1,7 @@
 """The symmetries of the dipole model: transformed inputs whose map, transformed back, is as good a solution as that of the scan itself.
 
-field = D chi holds exactly after mirroring grid, maps and B0 along any axis, and after negating field and chi together. A network need not keep these
+field = D chi holds exactly after mirroring grid, maps and B0 along any axis, and after negating field and chi together (on even grids with oblique
+B0 but for the few frequencies that are Nyquist's along two axes, whose sign sampling leaves open). A network need not keep these
 symmetries; by how far it does not tells of its error (`adaptation.ensemble`).
 """
 
