@@ -8,6 +8,8 @@ from qsmdl.errors import InputError
 
 MethodKind = Literal["direct", "iterative", "deep learning"]
 """The challenge's types of algorithm."""
+ShippedNetwork = Literal["quick", "flagship"]
+"""The networks that come with the package."""
 MethodInput = Literal["local field", "local field, magnitude", "all echoes", "wrapped phase", "several orientations"]
 
 
@@ -17,7 +19,8 @@ class About:
 
     kind: the challenge's type of algorithm; input: what it works from; reference: paper and year; checked: the published or reference figure that a
     test compares it with, in words ("" where there is none); from_description: built from a paper's words, since the authors' code or details are
-    not public; parameter: the setting that balances data and regularisation, which `select` and stage 2 vary ("" where there is none).
+    not public; parameter: the setting that balances data and regularisation, which `select` and stage 2 vary ("" where there is none);
+    weights: which shipped network runs where a method that takes a checkpoint is given none.
     """
 
     kind: MethodKind = "iterative"
@@ -26,9 +29,11 @@ class About:
     checked: str = ""
     from_description: bool = False
     parameter: str = ""
+    weights: ShippedNetwork = "quick"
 
     def __post_init__(self) -> None:
-        for name, value, known in (("kind", self.kind, get_args(MethodKind)), ("input", self.input, get_args(MethodInput))):
+        for name, kinds in (("kind", MethodKind), ("input", MethodInput), ("weights", ShippedNetwork)):
+            value, known = getattr(self, name), get_args(kinds)
             if value not in known:
                 raise InputError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}.")
 
@@ -44,9 +49,10 @@ def about(
     checked: str = "",
     from_description: bool = False,
     parameter: str = "",
+    weights: ShippedNetwork = "quick",
 ) -> Callable[[Function], Function]:
     """Decorator that tells what a method is (`About`); the function itself stays as it is."""
-    note = About(kind, input, reference, checked, from_description, parameter)
+    note = About(kind, input, reference, checked, from_description, parameter, weights)
 
     def attach(function: Function) -> Function:
         setattr(function, "about", note)  # noqa: B010 - functions have no such attribute for the type checker

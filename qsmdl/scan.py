@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.outcome import Choice as Choice
+from qsmdl.outcome import Outcome as Outcome
 
 LABELS = {
     "caudate": 1,
@@ -188,56 +190,27 @@ class FieldMap:
         return replace(self, field_ppm=self.field_ppm.to(device), mask=self.mask.to(device), weight=self.weight.to(device), noise_ppm=noise)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A setting that was chosen without truth (`selecting`), and what it was chosen by.
-
-    parameter: the setting's name; rule: how it was chosen; value: what was chosen; candidates: all that were tried, ascending; and for each of them
-    misfit_ppm, roughness_ppm_per_mm (`selecting.costs.Costs`) and criterion, what the rule looks at (`selecting.rules`); doubt: a reason not
-    to trust the choice, in words ("" where there is none).
-    """
-
-    parameter: str
-    rule: str
-    value: float
-    candidates: tuple[float, ...]
-    misfit_ppm: tuple[float, ...]
-    roughness_ppm_per_mm: tuple[float, ...]
-    criterion: tuple[float, ...]
-    doubt: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.parameter} = {self.value:.3g} ({self.rule})"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a reconstruction ended.
-
-    n_steps: iterations done; stopped: the reason in words ("closed form", "tolerance reached", "max steps", ...); residual: the method's own final
-    measure; curve: that measure (or the loss) per step, for plots; choice: the setting that was chosen for this map, if one was.
-    """
-
-    n_steps: int
-    stopped: str
-    residual: float
-    curve: tuple[float, ...] = field(default=(), repr=False)
-    choice: Choice | None = field(default=None, repr=False)
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class ChiMap:
-    """A susceptibility map. chi_ppm [x, y, z], 0 outside the mask; mask [x, y, z] bool; outcome: how the method ended."""
+    """A susceptibility map. chi_ppm [x, y, z], 0 outside the mask; mask [x, y, z] bool; outcome: how the method ended; uncertainty_ppm [x, y, z]: a
+    standard deviation of each voxel, 0 outside the mask, where the method gives one.
+    """
 
     geometry: Geometry
     chi_ppm: Tensor
     mask: Tensor
     outcome: Outcome
+    uncertainty_ppm: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_mask(self.mask, self.geometry.shape)
         _check_shape("chi_ppm", self.chi_ppm, self.geometry.shape)
         _check_finite("chi_ppm", self.chi_ppm, self.mask)
+        if self.uncertainty_ppm is not None:
+            _check_shape("uncertainty_ppm", self.uncertainty_ppm, self.geometry.shape)
+            _check_finite("uncertainty_ppm", self.uncertainty_ppm, self.mask)
+            if bool((self.uncertainty_ppm[self.mask] < 0).any()):
+                raise InputError("uncertainty_ppm is negative somewhere inside the mask; a standard deviation must be at least 0.")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

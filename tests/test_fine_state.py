@@ -66,6 +66,8 @@ def test_another_fit_does_not(state, weights, sample, sample_field):
         ({"scan": other}, "data"),
         ({"fidelity": "field"}, "fidelity"),
         ({"tv_weight": 0.1}, "tv_weight"),
+        ({"prior_weight": 0.1}, "prior_weight"),
+        ({"trained": "last"}, "trained"),
     ):
         with pytest.raises(InputError, match=rf"state\.safetensors is the state of another fit \(other {what}\)"):
             go_on(state, weights, sample, sample_field, **changes)

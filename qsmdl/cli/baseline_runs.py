@@ -15,8 +15,8 @@ from qsmdl.challenge.release import ReleaseScan, check_truth, find_scans
 from qsmdl.challenge.run import Scoring
 from qsmdl.challenge.stages import content_of
 from qsmdl.challenge.truth import read_truth
-from qsmdl.cli.build import methods_from_command_line
-from qsmdl.cli.catalogue import check_method, method_names
+from qsmdl.cli.build import methods_from_command_line, methods_with_weights
+from qsmdl.cli.catalogue import check_method
 from qsmdl.cli.progress import StepLine, console, stage
 from qsmdl.errors import InputError
 from qsmdl.io.files import write_text
@@ -33,7 +33,7 @@ PAGE = "baselines.md"
 def _methods(arguments: argparse.Namespace) -> list[Method]:
     for name in [*(arguments.methods or []), *arguments.without, *arguments.again]:
         check_method(name)
-    names = [name for name in arguments.methods or method_names() if name not in arguments.without]
+    names = [name for name in arguments.methods or methods_with_weights() if name not in arguments.without]
     return methods_from_command_line({name: name for name in names}, getattr(arguments, "set"))  # noqa: B009 - the option's name is a builtin's
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 import os
 import re
@@ -19,6 +20,7 @@ from qsmdl.data.engine import Engine
 from qsmdl.data.recipe import Recipe
 from qsmdl.errors import InputError
 from qsmdl.methods import Method
+from qsmdl.methods.weights import shipped_path
 from qsmdl.poststeps import POST_STEPS, default_candidates
 from qsmdl.validation import check_settings, did_you_mean
 
@@ -147,6 +149,17 @@ def as_override(word: str) -> str:
 
 
 def runnable_methods() -> list[str]:
-    """The methods that run on a single scan: all but those of several orientations."""
-    functions = {name: load_function(path) for name, path in method_files().items()}
+    """The methods that run on a single scan as they are: all but those of several orientations, and networks whose weights do not come with qsmdl."""
+    functions = {name: load_function(method_files()[name]) for name in methods_with_weights()}
     return [name for name, function in functions.items() if about_of(function).input != "several orientations"]
+
+
+def methods_with_weights() -> list[str]:
+    """All methods but the networks whose weights do not come with qsmdl."""
+    functions = {name: load_function(path) for name, path in method_files().items()}
+    return [name for name, function in functions.items() if not takes_checkpoint(function) or shipped_path(about_of(function).weights).is_file()]
+
+
+def takes_checkpoint(function: Callable[..., Any]) -> bool:
+    """Whether a method runs a network from a file."""
+    return "checkpoint" in inspect.signature(function).parameters

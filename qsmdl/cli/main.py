@@ -10,6 +10,8 @@ from qsmdl.cli.errors import reported
 from qsmdl.units import GAMMA_MHZ_PER_TESLA
 
 EPILOG = "Errors end with status 2, interruptions with 130. https://doi.org/10.1002/mrm.28754 describes the challenge's data and metrics."
+ALIASES = {"flagship+fine": "flagship_fine"}
+"""Other names of methods."""
 
 
 def _reconstruct(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,10 +22,11 @@ def _reconstruct(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "echoes part-mag and part-phase, and a mask among the derivatives) or of QSM-CI (inputs/), or --field with --units and --mask.",
     )
     parser.add_argument("arguments", nargs="*", metavar="SCAN_DIR key=value", help="the scan's folder, and settings of the method")
-    parser.add_argument("--method", required=True, help="see qsmdl methods")
-    parser.add_argument("--checkpoint", type=Path, help="weights (.safetensors) for unet and fine; default: those shipped with qsmdl")
+    parser.add_argument("--method", required=True, help="see qsmdl methods; flagship+fine is flagship_fine")
+    parser.add_argument("--checkpoint", type=Path, help="weights (.safetensors) for networks; default: those shipped with qsmdl")
     parser.add_argument(
-        "-o", "--output", type=Path, help="the map, .nii or .nii.gz (default SCAN_METHOD.nii.gz here); a .json beside it tells how it was made"
+        "-o", "--output", type=Path, help="the map NAME, .nii or .nii.gz (default SCAN_METHOD.nii.gz here); a .json beside it tells how it was made, "
+        "and NAME_uncertainty holds each voxel's standard deviation where the method gives one"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--use-frequency", action="store_true", help="invert the Frequency map instead of a fit to all echoes")
@@ -81,6 +84,7 @@ def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namesp
     if arguments.command == "simulate":
         arguments.settings = [*arguments.settings, *rest]
     elif arguments.command == "reconstruct":
+        arguments.method = ALIASES.get(arguments.method, arguments.method)
         words = [*arguments.arguments, *rest]
         folders = [a for a in words if "=" not in a or Path(a).is_dir()]
         arguments.settings = [a for a in words if a not in folders]

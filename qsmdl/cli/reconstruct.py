@@ -53,28 +53,33 @@ def _method(arguments: argparse.Namespace) -> Method:
         if not arguments.checkpoint.exists():
             raise InputError(f"--checkpoint {arguments.checkpoint} does not exist.")
         settings.append(f"checkpoint='{arguments.checkpoint}'")
-    return method_from_command_line(arguments.method, settings)
+    method = method_from_command_line(arguments.method, settings)
+    _ = method.weights_path  # weights that do not come with qsmdl are told before a scan is read
+    return method
 
 
 @dataclasses.dataclass(frozen=True)
 class _Outputs:
-    """The map, its JSON, the picture of how a setting was chosen, and where an interrupted FINE leaves its state."""
+    """The map, its uncertainty, its JSON, the picture of how a setting was chosen, and where an interrupted FINE leaves its state."""
 
     chi: Path
+    uncertainty: Path
     sidecar: Path
     choice: Path
     state: Path
 
 
-def _outputs(arguments: argparse.Namespace, selects: bool) -> _Outputs:
+def _outputs(arguments: argparse.Namespace, method: Method) -> _Outputs:
     """Checked before any work is done."""
     source = arguments.scan.resolve().name if arguments.scan is not None else arguments.field.name.split(".")[0]
     path = arguments.output or Path(f"{source}_{arguments.method}.nii.gz")
     if not path.name.endswith(SUFFIXES):
         raise InputError(f"{path} ends neither in .nii nor in .nii.gz. Change the name given with -o.")
     stem = path.name.removesuffix(".gz").removesuffix(".nii")
-    outputs = _Outputs(path, *(path.with_name(f"{stem}{end}") for end in (".json", "_choice.png", ".fine_state.safetensors")))
-    for target in (outputs.chi, outputs.sidecar, *([outputs.choice] if selects else [])):
+    uncertainty = path.with_name(f"{stem}_uncertainty{path.name.removeprefix(stem)}")
+    outputs = _Outputs(path, uncertainty, *(path.with_name(f"{stem}{end}") for end in (".json", "_choice.png", ".fine_state.safetensors")))
+    further = {outputs.choice: method.steps.select is not None, outputs.uncertainty: bool(method.settings.get("uncertainty"))}
+    for target in (outputs.chi, outputs.sidecar, *(path for path, wanted in further.items() if wanted)):
         if target.exists() and not arguments.overwrite:
             raise InputError(f"{target} exists. Choose another name with -o, or pass --overwrite.")
     return outputs
@@ -93,7 +98,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     """Reconstruct one scan; writes the map with the header of the input, and beside it a JSON that tells how it was made."""
     begun = time.monotonic()
     method, device = _method(arguments), _device(arguments.device)
-    outputs = _outputs(arguments, method.steps.select is not None)
+    outputs = _outputs(arguments, method)
     case = _case(arguments)
     if outputs.state.exists() and "state_path" in method.accepts:
         console.print(f"Going on from {outputs.state}")
@@ -121,11 +126,15 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         "curve": list(chi.outcome.curve),
         "method_seconds": round(row["seconds"], 3),
         "peak_bytes": row["peak_bytes"],
+        "uncertainty": None if chi.uncertainty_ppm is None else outputs.uncertainty.name,
+        "doubts": list(chi.outcome.doubts),
         "chosen": None if choice is None else dataclasses.asdict(choice),
         "seed": arguments.seed,
         "qsmdl_version": __version__,
     }
     write_volume(outputs.chi, chi.chi_ppm, like=case.header_source, overwrite=arguments.overwrite)
+    if chi.uncertainty_ppm is not None:
+        write_volume(outputs.uncertainty, chi.uncertainty_ppm, like=case.header_source, overwrite=arguments.overwrite)
     write_json(outputs.sidecar, told, overwrite=arguments.overwrite)
     if choice is not None:
         plot_choice(outputs.choice, choice, f"{method.name} on {case.name}", overwrite=arguments.overwrite)

@@ -240,7 +240,7 @@ def train(config: DictConfig, folder: Path) -> None:
     with open_dict(config):
         config.data = config.held_out
         config.allow_unattested = config.guard.allow_unattested  # weights that were marked knowingly are scored, and their rows marked
-        for name in ("unet", "fine"):
+        for name in ("unet", "fine", "flagship", "flagship_fine"):
             if name in config.method and config.method[name].checkpoint is None:
                 config.method[name].checkpoint = os.fspath(path)
     evaluate(config, folder)

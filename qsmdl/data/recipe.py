@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from qsmdl.data.chi_range import chi_range_ppm
 from qsmdl.data.engine import Engine, Sample, draw_sample
 from qsmdl.data.rendering import render_sample
 from qsmdl.errors import InputError
@@ -103,16 +104,20 @@ class Recipe:
 
     @property
     def envelope(self) -> dict[str, Any]:
-        """Within what a network trained on this has seen scans: voxel edges, peak SNR, tilt of B0, field strength, tissue contrast."""
+        """Within what a network trained on this has seen scans: voxel edges and their ratio, peak SNR, tilt of B0, field strength, tissue contrast,
+        and susceptibilities (`chi_range_ppm`).
+        """
         protocol = self.protocol_ranges
         longest = protocol.longest_edge_mm if protocol.anisotropy_probability > 0 else protocol.voxel_size_mm[1]
         fields = protocol.b0_choices_tesla or protocol.b0_tesla
         return {
             "voxel_size_mm": (protocol.voxel_size_mm[0], max(longest, protocol.voxel_size_mm[1])),
+            "anisotropy": (1.0, protocol.anisotropy[1] if protocol.anisotropy_probability > 0 else 1.0),
             "peak_snr": protocol.peak_snr,
             "max_tilt_deg": protocol.max_tilt_deg if protocol.tilt_probability > 0 else 0.0,
             "b0_tesla": (min(fields), max(fields)),
             "contrast": self.contrast,
+            "chi_ppm": chi_range_ppm(self.contrast, self.engine if isinstance(self.engine, Engine) else None),
         }
 
     def to_plain(self) -> dict[str, Any]:

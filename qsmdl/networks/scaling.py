@@ -79,6 +79,13 @@ class PpmAdapter(nn.Module):
             output = output + prior_ppm[:, :1]
         return output * mask
 
+    def last_layers(self) -> list[nn.Module]:
+        """The last convolutional part of the network, which a fit at test time may be restricted to: what the network's own `last_layers()` names,
+        all of it where it has none.
+        """
+        named = getattr(self.network, "last_layers", None)
+        return list(named()) if callable(named) else [self.network]
+
     @property
     def n_parameters(self) -> int:
         """Number of trained numbers."""

@@ -94,6 +94,10 @@ class UNet3d(nn.Module):
         if zero_head:
             nn.init.zeros_(self.head.weight)
 
+    def last_layers(self) -> list[nn.Module]:
+        """The finest level of the decoder and the head; without levels, the only block and the head."""
+        return [self.decoder[0] if self.depth else self.encoder[0], self.head]
+
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():
             result: Tensor = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)

@@ -25,7 +25,7 @@ def plot_curves(path: Path | str, curves: Mapping[str, Sequence[float]], *, over
         axes.set_yscale("log")
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step (number)")
-        axes.set_ylabel("relative change of chi (no unit)" if name != "fine" else "objective (rad²)")
+        axes.set_ylabel("relative change of chi (no unit)" if name not in ("fine", "flagship_fine") else "objective (rad²)")
         axes.grid(visible=True, alpha=0.3)
     with atomic_path(path, overwrite) as hidden:
         figure.savefig(hidden, dpi=120)

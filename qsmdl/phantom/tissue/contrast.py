@@ -101,14 +101,35 @@ def _vary(values: Table, rng: np.random.Generator, spread: float) -> Table:
     return tuple(float(v) for v in np.asarray(values) * (1 + spread * rng.uniform(-1, 1, N_LABELS)))
 
 
+_SPREAD = 0.12
+_BETWEEN = (-0.2, 1.2)
+_OWN_FACTOR = (0.4, 1.6)
+_OVERALL_FACTOR = (0.5, 2.0)
+_CALCIFICATION_PPM = (-3.5, -0.5)
+
+
 def _mixed_chi(rng: np.random.Generator) -> Table:
     """Domain randomisation: between and beyond both contrasts, each tissue wide around its value, with an overall scale (own choice)."""
-    between = rng.uniform(-0.2, 1.2)
+    between = rng.uniform(*_BETWEEN)
     sim1, sim2 = (np.asarray(base_contrast(name).chi_ppm) for name in ("sim1", "sim2"))
     chi = (1 - between) * sim1 + between * sim2
-    chi = chi * rng.uniform(0.4, 1.6, N_LABELS) * np.exp(rng.uniform(np.log(0.5), np.log(2.0)))
-    chi[LABELS["calcification"]] = rng.uniform(-3.5, -0.5)
+    chi = chi * rng.uniform(*_OWN_FACTOR, N_LABELS) * np.exp(rng.uniform(*np.log(_OVERALL_FACTOR)))
+    chi[LABELS["calcification"]] = rng.uniform(*_CALCIFICATION_PPM)
     return tuple(float(v) for v in chi)
+
+
+def chi_bounds_ppm(name: ContrastName) -> tuple[Table, Table]:
+    """The lowest and highest chi of each label that `draw_contrast` can draw, in ppm. Raises InputError for an unknown name."""
+    if name != "random":
+        chi = np.asarray(base_contrast(name).chi_ppm)
+        ends = [chi * (1 + sign * _SPREAD) for sign in (-1, 1)]
+    else:
+        sim1, sim2 = (np.asarray(base_contrast(other).chi_ppm) for other in ("sim1", "sim2"))
+        mixed = [(1 - b) * sim1 + b * sim2 for b in _BETWEEN]
+        ends = [chi * own * overall for chi in mixed for own in _OWN_FACTOR for overall in _OVERALL_FACTOR]
+        for chi, end in zip(ends, _CALCIFICATION_PPM * len(ends), strict=False):
+            chi[LABELS["calcification"]] = end
+    return tuple(float(v) for v in np.min(ends, axis=0)), tuple(float(v) for v in np.max(ends, axis=0))
 
 
 def draw_contrast(rng: np.random.Generator, name: ContrastName) -> Contrast:
@@ -121,7 +142,7 @@ def draw_contrast(rng: np.random.Generator, name: ContrastName) -> Contrast:
         raise InputError(f"contrast is {name!r}; it must be one of {', '.join(map(repr, get_args(ContrastName)))}.")
     base = base_contrast("sim2" if name == "sim2" else "sim1")
     wide = name == "random"
-    chi = _mixed_chi(rng) if wide else _vary(base.chi_ppm, rng, 0.12)
+    chi = _mixed_chi(rng) if wide else _vary(base.chi_ppm, rng, _SPREAD)
     rate = 0.25 if wide else 0.08
     return Contrast(
         chi_ppm=chi,

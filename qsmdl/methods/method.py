@@ -1,0 +1,105 @@
+"""One face for everything that is compared.
+
+A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Four keywords are not settings but are handed over where
+a method asks for them: `scan` (all echoes), `orientations` (field maps of the same head at other orientations to B0, on the same grid), `on_step`
+(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Three settings are not the
+function's but every method's: `unring`, `select` and `select_candidates` (`poststeps`).
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qsmdl.about import About, MethodKind, about_of
+from qsmdl.errors import InputError
+from qsmdl.methods.weights import shipped_weights
+from qsmdl.plausible import check_local_field
+from qsmdl.poststeps import POST_STEPS, PostSteps, run_with_steps
+from qsmdl.scan import ChiMap, FieldMap, Scan
+from qsmdl.validation import check_settings
+
+OnStep = Callable[[int, float], None]
+CONTEXT = ("scan", "orientations", "on_step", "state_path")
+
+
+class Method:
+    """A method with its settings filled in; call it with a field map and, if there is one, the scan it came from."""
+
+    def __init__(self, name: str, function: Callable[..., ChiMap], **settings: Any) -> None:
+        self.name, self.function, self.settings = name, function, settings
+        self.accepts = frozenset(inspect.signature(function).parameters)
+        taken = sorted(self.accepts & set(POST_STEPS))
+        if taken:
+            raise InputError(f"The function of {name} has a keyword {taken[0]!r}, which is a setting of every method. Call the keyword otherwise.")
+        if self.about.parameter and self.about.parameter not in self.accepts:
+            raise InputError(f"{name} is said to have the parameter {self.about.parameter!r}, but its function has no such keyword. Correct @about.")
+        self._own = {key: value for key, value in settings.items() if key not in POST_STEPS}
+        check_settings(name, function, self._own)
+        self.steps = PostSteps.of(name, settings, self.about)
+        for candidate in self.steps.select_candidates or ():
+            check_settings(f"{name}.select_candidates", function, {self.about.parameter: candidate})
+
+    @classmethod
+    def from_partial(cls, name: str, built: "functools.partial[ChiMap]") -> "Method":
+        """From what a method's YAML builds."""
+        return cls(name, built.func, **built.keywords)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Method":
+        """The same method with some of its settings replaced."""
+        return Method(self.name, self.function, **{**self.settings, **settings})
+
+    @property
+    def about(self) -> About:
+        """What the function says of itself (`about.about`)."""
+        return about_of(self.function)
+
+    @property
+    def kind(self) -> MethodKind:
+        """The challenge's type of algorithm."""
+        return self.about.kind
+
+    @property
+    def parameter_value(self) -> Any:
+        """The setting that `select` varies, as configured; None for a method without one."""
+        name = self.about.parameter
+        if not name:
+            return None
+        return self.settings[name] if name in self.settings else inspect.signature(self.function).parameters[name].default
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The file of the network's weights; None for a method without network. Raises InputError where the weights do not come with qsmdl."""
+        if "checkpoint" not in self.accepts:
+            return None
+        checkpoint = self.settings.get("checkpoint")
+        return shipped_weights(self.about.weights) if checkpoint is None else Path(checkpoint)
+
+    @property
+    def reports_steps(self) -> bool:
+        """Whether progress can be shown."""
+        return "on_step" in self.accepts
+
+    def __call__(
+        self,
+        field: FieldMap,
+        scan: Scan | None = None,
+        *,
+        orientations: Sequence[FieldMap] = (),
+        on_step: OnStep | None = None,
+        state_path: Path | None = None,
+    ) -> ChiMap:
+        """The susceptibility map of a field, with what of `unring` and `select` is switched on.
+
+        Raises InputError for a field that cannot be local, unless the method works from wrapped phase.
+        """
+        if field.kind == "local" and self.about.input != "wrapped phase":
+            check_local_field(field.field_ppm[field.mask], f"The field map of {field.name!r}")
+        context = {"scan": scan, "orientations": orientations, "on_step": on_step, "state_path": state_path}
+        handed = {k: v for k, v in context.items() if k in self.accepts}
+
+        def run(**changed: Any) -> ChiMap:
+            return self.function(field, **{**self._own, **changed}, **handed)
+
+        return run_with_steps(run, field, self.steps, self.about.parameter, self.parameter_value)
