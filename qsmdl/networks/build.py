@@ -42,11 +42,12 @@ def build_network(settings: Mapping[str, Any]) -> PpmAdapter:
 
 
 def _with_defaults(target: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a target will have, those it was not given included."""
+    """The settings that a target will have, those it was not given included. None says that something is not there: such settings may come to be
+    known later without making other networks of those that have none.
+    """
     parameters = inspect.signature(target).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in INITIAL_VALUES} | {
-        key: value for key, value in settings.items() if key not in INITIAL_VALUES
-    }
+    every = {p.name: p.default for p in parameters if p.default is not p.empty} | dict(settings)
+    return {key: value for key, value in every.items() if value is not None and key not in INITIAL_VALUES}
 
 
 def architecture_fingerprint(settings: Mapping[str, Any]) -> str:
@@ -60,7 +61,8 @@ def architecture_fingerprint(settings: Mapping[str, Any]) -> str:
     keywords = _with_defaults(ARCHITECTURES[name], settings.get("keywords", {}))
     keywords.pop("in_channels", None)  # follows from the adapter
     if keywords.get("proximal") in PROXIMAL:
-        keywords = {**_with_defaults(PROXIMAL[keywords["proximal"]], keywords), "in_channels": None}
+        keywords = _with_defaults(PROXIMAL[keywords["proximal"]], keywords)
+        keywords.pop("in_channels", None)
         first = dict(keywords.get("first") or {})
         keywords["first"] = {k: v for k, v in first.items() if k not in INITIAL_VALUES and keywords.get(k) != v}
     described = {"architecture": name, "adapter": _with_defaults(PpmAdapter, settings.get("adapter", {})), "keywords": keywords}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor
 from qsmdl.data.inputs import NetworkInputs
 from qsmdl.data.symmetry import IDENTITY, Symmetry, parse_symmetries
 from qsmdl.errors import InputError
+from qsmdl.networks.data_term import Physics
 from qsmdl.physics.dipole import Dipole
 from qsmdl.scan import Geometry
 
@@ -20,26 +20,18 @@ NAMES = ["identity", *("+".join(c) for n in range(1, 5) for c in itertools.combi
 AFFINE = np.array([[0.9, 0.1, 0.0, -11.0], [-0.1, 1.9, 0.2, 5.0], [0.0, -0.2, 3.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 
 
-class Physics(NamedTuple):
-    """What networks that know the physics are fed."""
-
-    voxel_size_mm: Tensor
-    b0_direction: Tensor
-    echo_phase_rad: Tensor
-    echo_weight: Tensor
-    rad_per_ppm: Tensor
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Extended(NetworkInputs):
-    physics: Physics | None = None
+def tensors_of(inputs):
+    """All arguments of a network, those of the physics included."""
+    *known, physics = inputs.arguments
+    return [v for v in (*known, *(physics or ())) if v is not None]
 
 
 def dipole(geometry, voxel_size_mm=None, b0_direction=None):
-    """On an odd Fourier grid: where two axes of an even one are at their Nyquist frequency, the house's kernel prefers one diagonal to the other, which
-    is a matter of sampling and not of physics.
+    """On an odd Fourier grid: where two axes of an even one are at their Nyquist frequency, the house's kernel prefers one diagonal to the other,
+    which is a matter of sampling and not of physics.
     """
-    voxel, direction = (v if given is None else given for v, given in ((geometry.voxel_size_mm, voxel_size_mm), (geometry.b0_direction, b0_direction)))
+    voxel = geometry.voxel_size_mm if voxel_size_mm is None else voxel_size_mm
+    direction = geometry.b0_direction if b0_direction is None else b0_direction
     return Dipole(geometry.shape, voxel, direction, fft_shape=[3 * n // 2 * 2 + 1 for n in geometry.shape])
 
 
@@ -53,11 +45,11 @@ def made(geometry, *, seed=0, magnitude=True):
     physics = Physics(
         torch.tensor([geometry.voxel_size_mm]),
         torch.tensor([geometry.b0_direction]),
-        c.reshape(1, 2, 1, 1, 1) * field,
-        torch.rand(shape, generator=generator),
         c,
+        torch.rand(shape, generator=generator),
+        c.reshape(1, 2, 1, 1, 1) * field,
     )
-    inputs = Extended(
+    inputs = NetworkInputs(
         field,
         torch.randn(1, 3, *geometry.shape, generator=generator),
         torch.rand(1, 1, *geometry.shape, generator=generator) > 0.4,
@@ -82,7 +74,7 @@ def test_the_dipole_model_holds_exactly(name, geometry):
     torch.testing.assert_close(moved.physics.echo_phase_rad, c * moved.field_ppm)
     assert torch.equal(symmetry.restore(seen), chi)
     back = symmetry(moved)
-    for first, second in zip(inputs.arguments, back.arguments, strict=True):
+    for first, second in zip(tensors_of(inputs), tensors_of(back), strict=True):
         assert torch.equal(torch.as_tensor(first), torch.as_tensor(second))
     for first, second in zip(inputs.physics, back.physics, strict=True):
         assert torch.equal(first, second)
@@ -98,7 +90,7 @@ def test_what_is_mirrored_and_what_is_negated():
         assert torch.equal(getattr(moved, name), getattr(inputs, name).flip(-2)), name
     assert moved.box == inputs.box
     assert moved.geometry.b0_direction == (0.36, 0.48, 0.8)
-    assert torch.equal(moved.physics.echo_weight, inputs.physics.echo_weight.flip(-2))
+    assert torch.equal(moved.physics.echo_share, inputs.physics.echo_share.flip(-2))
     assert torch.equal(moved.physics.voxel_size_mm, inputs.physics.voxel_size_mm)
     assert torch.equal(moved.physics.b0_direction, torch.tensor([[0.36, 0.48, 0.8]]))
 
