@@ -30,7 +30,6 @@ from qsmdl.cli.progress import console, stage
 from qsmdl.cli.records import Earlier, Guard, begin_record, read_earlier
 from qsmdl.data.datamodule import PhantomData
 from qsmdl.data.inputs import Prior
-from qsmdl.data.recipe import Recipe
 from qsmdl.errors import InputError
 from qsmdl.interrupt import EXIT_INTERRUPTED, end_with_parent
 from qsmdl.io.provenance import CARD_ENTRY, seal
@@ -66,12 +65,12 @@ class Callbacks:
 def make_data(config: DictConfig) -> PhantomData:
     """The data module of a config."""
     data, phantom, acquisition = plain(config.data), plain(config.phantom), plain(config.acquisition)
-    overrides, prior, label_maps = data.pop("validation"), data.pop("prior"), LabelMaps.of(data.pop("label_maps"))
-    cache = Cache.of(data.pop("cache"))
+    overrides, curriculum, cache = data.pop("validation"), data.pop("curriculum"), Cache.of(data.pop("cache"))
+    prior, label_maps = data.pop("prior"), LabelMaps.of(data.pop("label_maps"))
     check_settings("data.prior", Prior, prior)
     check_settings("data", PhantomData, data)
     data["patch_size"] = tuple(data["patch_size"])
-    recipe = build_recipe(phantom, acquisition)
+    recipe = build_recipe(phantom, acquisition, curriculum=curriculum)
     validation = build_recipe(phantom, acquisition, overrides)
     atlases = label_maps.read(recipe, validation)
     kept = cache.open(recipe, config.seed, atlases)
@@ -139,15 +138,16 @@ def make_trainer(config: DictConfig, folder: Path, callbacks: list[Callback]) ->
     )
 
 
-def make_card(config: DictConfig, recipe: Recipe, trainer: lightning.Trainer, seconds: float) -> dict[str, Any]:
+def make_card(config: DictConfig, data: PhantomData, trainer: lightning.Trainer, seconds: float) -> dict[str, Any]:
     """What goes with the weights: how to build the network, what it may be fed, what it was trained on."""
-    nrmse = trainer.callback_metrics.get("val/nrmse")
+    nrmse, recipe = trainer.callback_metrics.get("val/nrmse"), data.recipe
+    n_volumes = data.sources(trainer.global_step)[0]["n_volumes"]
     return {
         "qsmdl_version": __version__,
         "network": plain(config.network),
         "prior": plain(config.data.prior),
         "units": "ppm in, ppm out; field = D chi, phase = +2 pi gamma B0 TE field",
-        "envelope": recipe.envelope,
+        "envelope": recipe.at(max(n_volumes - 1, 0)).envelope,  # a curriculum may not have come to its end
         "recipe": recipe.to_plain(),
         "recipe_digest": recipe.digest,
         "training": {
@@ -220,7 +220,7 @@ def fit(config: DictConfig, folder: Path) -> Path:
     path = folder / "weights.safetensors"
     if not is_first_process():
         return path
-    card, tensors = make_card(config, data.recipe, trainer, time.monotonic() - begun), module.network.state_dict()
+    card, tensors = make_card(config, data, trainer, time.monotonic() - begun), module.network.state_dict()
     save_weights(path, tensors, card | {CARD_ENTRY: seal(make_record(trainer.global_step), tensors)})
     return path
 

@@ -171,7 +171,7 @@ class PhantomStream(IterableDataset[Batch]):
         return {name: v.to(device) for name, v in volumes.items()}, voxel_size_mm, b0_direction, inside.to(device)
 
     def _made(self, index: int) -> Volume:
-        params = draw_volume(self.recipe, volume_seed(self.stream, self.seed, index), atlases=self.atlases)
+        params = draw_volume(self.recipe.at(index), volume_seed(self.stream, self.seed, index), atlases=self.atlases)
         scan, truth = render_volume(self.recipe, params, self.atlases, complete=False) if self.cache is None else self.cache.read(index)
         inside = scan.mask.nonzero()
         if len(inside) == 0:
