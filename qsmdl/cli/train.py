@@ -50,6 +50,8 @@ MODULE_SETTINGS = (
     "l1",
     "dipole",
     "gradient",
+    "compile",
+    "checkpoint_blocks",
 )
 
 
