@@ -66,8 +66,8 @@ class Cache:
             found = open_set(self.folder, drawn_from(recipe, seed, atlases), params, _Progress())
         if isinstance(recipe.curriculum, Curriculum) and found.n_volumes <= recipe.curriculum.until:
             raise InputError(
-                f"{self.folder} has {found.n_volumes} volumes, but the curriculum ends at number {recipe.curriculum.until} (data.curriculum.until), so "
-                "none is drawn from the whole recipe. Fill the set further."
+                f"{self.folder} has {found.n_volumes} volumes, but the curriculum ends at number {recipe.curriculum.until} (data.curriculum.until), "
+                "so none is drawn from the whole recipe. Fill the set further."
             )
         return found
 

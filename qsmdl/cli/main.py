@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsmdl import __version__
-from qsmdl.cli import attest, baselines, judge, leaderboard, report, simulate, submit
+from qsmdl.cli import attest, baselines, judge, leaderboard, replay, report, simulate, submit
 from qsmdl.cli.errors import reported
 from qsmdl.units import GAMMA_MHZ_PER_TESLA
 
@@ -70,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     leaderboard.add_arguments(commands)
     report.add_arguments(commands)
     baselines.add_arguments(commands)
+    replay.add_arguments(commands)
     methods = commands.add_parser("methods", help="all methods, or everything about one", description="Lists the methods that --method takes.")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this method's keywords with default, unit and source, and what it computes")
     return parser
@@ -111,6 +112,8 @@ def _run(arguments: argparse.Namespace) -> None:
         report.report(arguments)
     elif arguments.command == "baselines":
         baselines.baselines(arguments)
+    elif arguments.command == "replay":
+        replay.replay(arguments)
     elif arguments.command == "simulate":
         simulate.simulate(arguments)
     else:

@@ -37,6 +37,7 @@ from qsmdl.io.weights import save_weights
 from qsmdl.networks.build import load_tensors
 from qsmdl.training.callbacks import DataWait, PlainProgress, SameStream, SliceLogger, StopCleanly
 from qsmdl.training.module import QSMModule
+from qsmdl.training.nonfinite import DescribeBatch, KeepBadBatch
 from qsmdl.training.records import MakeRecord, RecordKeeper
 from qsmdl.validation import check_settings
 
@@ -95,12 +96,19 @@ def make_module(config: DictConfig) -> QSMModule:
     return module
 
 
-def make_callbacks(config: DictConfig, folder: Path, make_record: MakeRecord) -> Callbacks:
+def describe_batches(config: DictConfig, data: PhantomData) -> DescribeBatch:
+    """What is told of a batch whose loss is not finite: all that it takes to draw it again."""
+    settings = {key: plain(config[key]) for key in ("seed", "phantom", "acquisition", "data", "network", "training")}
+    return lambda step, rank, n: {"qsmdl_version": __version__, **data.describe_batch(step, rank, n), "settings": settings}
+
+
+def make_callbacks(config: DictConfig, folder: Path, make_record: MakeRecord, describe: DescribeBatch) -> Callbacks:
     """Stopping cleanly comes first: it must save before the averaged weights replace the current ones. The record is sealed after averaging."""
     training = config.training
     stop, wait = StopCleanly(folder / "checkpoints" / "interrupted.ckpt"), DataWait(config.data.batch_size)
     everything: list[Callback] = [
         stop,
+        KeepBadBatch(folder, describe),
         EMAWeightAveraging(decay=training.ema_decay),
         RecordKeeper(make_record),
         wait,
@@ -197,7 +205,7 @@ def fit(config: DictConfig, folder: Path) -> Path:
     earlier = read_earlier(resume, config.start_from, guard)
     _begin_with(module, earlier)
     make_record = begin_record(guard, data, plain(config.network), earlier)
-    callbacks = make_callbacks(config, folder, make_record)
+    callbacks = make_callbacks(config, folder, make_record, describe_batches(config, data))
     trainer = make_trainer(config, folder, callbacks.all)
     console.print(f"Training {module.network.n_parameters:,} weights for {config.training.n_steps} steps; TensorBoard: tensorboard --logdir {folder}")
     begun = time.monotonic()

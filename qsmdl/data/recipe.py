@@ -135,7 +135,7 @@ class Recipe:
         }
 
     def to_plain(self) -> dict[str, Any]:
-        """The settings as plain numbers, for cards. What is None is not named, so that digests stay what they were before there was such a setting."""
+        """The settings as plain numbers, for cards. What is None is not named, so that digests stay what they were before such settings."""
         settings = dataclasses.asdict(self)
         return {name: value for name, value in settings.items() if value is not None or name not in ("engine", "curriculum")}
 

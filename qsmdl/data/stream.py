@@ -186,6 +186,12 @@ class PhantomStream(IterableDataset[Batch]):
             return None
         return lambda field: volumes.maps(index, self.prior.digest, lambda: self.prior(field))
 
+    def numbers_of(self, index: int) -> tuple[int, ...]:
+        """The volumes that the batch of a number may be cut from: the latest of its lane, and the one before."""
+        lane, turn = index % self.n_lanes, index // self.n_lanes // self.batches_per_volume
+        numbers = [self._number(lane, turn - back) for back in range(2 if turn else 1)]
+        return tuple(dict.fromkeys(numbers if self.cache is None else [number % self.cache.n_volumes for number in numbers]))
+
     def batch(self, index: int, volume: "object" = None) -> Batch:
         """The batch of a number. volume: a (cached) function from volume number to volume."""
         load = volume if callable(volume) else self._volume

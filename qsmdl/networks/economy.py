@@ -57,8 +57,8 @@ def _compilable(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def compile_convolutions(network: nn.Module) -> None:
-    """Has the convolutional parts of a network compiled (`torch.compile`) when they are first called. Modules keep their names, so weights fit with and
-    without; copies are not compiled. Raises InputError where no part can be compiled.
+    """Has the convolutional parts of a network compiled (`torch.compile`) when they are first called. Modules keep their names, so weights fit with
+    and without; copies are not compiled. Raises InputError where no part can be compiled.
     """
     parts = list(_compilable(network))
     if not parts:
@@ -79,8 +79,8 @@ def compiler_errors(compiled: bool) -> Iterator[None]:
         yield
     except TorchDynamoException as error:
         raise InputError(
-            f"training.compile is true, but this network could not be compiled: {str(error).splitlines()[0]}. On CPUs a C++ compiler is needed (g++, or "
-            "what the variable CXX names), on GPUs Triton. Install it, or set training.compile=false."
+            f"training.compile is true, but this network could not be compiled: {str(error).splitlines()[0]}. On CPUs a C++ compiler is needed (g++, "
+            "or what the variable CXX names), on GPUs Triton. Install it, or set training.compile=false."
         ) from error
 
 

@@ -15,6 +15,9 @@ from qsmdl.networks.economy import checkpoint_blocks as recompute_blocks
 from qsmdl.networks.economy import compile_convolutions, compiler_errors, not_compiled
 from qsmdl.scan import Batch
 from qsmdl.training.losses import dipole_consistency, gradient_difference, masked_l1, nrmse, relative_error
+from qsmdl.training.nonfinite import NonFiniteError
+
+_REMEDY = "Lower training.learning_rate, or use trainer.precision=32-true."
 
 
 def warmup_cosine(step: int, *, n_warmup: int, n_steps: int, final: float) -> float:
@@ -96,10 +99,18 @@ class QSMModule(lightning.LightningModule):
         loss, parts = self.loss(chi, batch)
         if not self._in_all_processes(bool(torch.isfinite(loss))):
             where = f"is {loss.item()}" if not torch.isfinite(loss) else "of another process is not finite"
-            raise InputError(f"The loss {where} at step {self.global_step}. Lower training.learning_rate, or use trainer.precision=32-true.")
+            raise NonFiniteError(f"The loss {where} at step {self.global_step}. {_REMEDY}", here=not torch.isfinite(loss))
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": part for name, part in parts.items()})
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before a step along a gradient that is not finite, although the loss is. Processes that train together share theirs by now."""
+        if self.trainer.scaler is not None:
+            return  # of float16 training, which leaves such steps out and goes on with a smaller scale
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise NonFiniteError(f"The norm of the gradient is {norm.item()} at step {self.global_step}. {_REMEDY}")
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The reconstruction of one validation phantom, for callbacks that draw it.

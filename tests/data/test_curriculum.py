@@ -1,7 +1,6 @@
 """What volume i is drawn from is a function of the settings and i, and is told truthfully."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from small_sets import SHAPES, config_of, fill
 
 from qsmdl.cli import train as train_module
 from qsmdl.cli.train import make_data
-from qsmdl.data.curriculum import Curriculum
 from qsmdl.data.engine import Engine
 from qsmdl.data.recipe import Recipe, draw_volume, volume_seed
 from qsmdl.data.sources import recipe_digest
@@ -103,7 +101,7 @@ def test_a_fixed_set_holds_the_curriculum(tmp_path):
     assert all(torch.equal(a[name], b[name]) for a, b in zip(streamed, kept, strict=True) for name in a)
     with pytest.raises(InputError, match=r"recipe\.curriculum\.until \(2 instead of 1\)"):
         make_data(config_of((*SMALL, *MANY), "data.curriculum.until=1", f"data.cache.folder={folder}"))
-    os.unlink(folder / "volume_00002.safetensors")
+    (folder / "volume_00002.safetensors").unlink()
     with pytest.raises(InputError, match=r"has 2 volumes, but the curriculum ends at number 2"):
         make_data(config_of((*SMALL, *MANY), f"data.cache.folder={folder}"))
 
