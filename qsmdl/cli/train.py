@@ -268,3 +268,7 @@ def main() -> None:
         end_with_parent()
     sys.argv += follower_words(sys.argv[1:])
     _main()
+
+
+if __name__ == "__main__":
+    main()
