@@ -28,6 +28,7 @@ from qsmdl.cli.label_maps import LabelMaps
 from qsmdl.cli.processes import check_strategy, end_others, follower_words, is_first_process, started_by_first_process
 from qsmdl.cli.progress import console, stage
 from qsmdl.cli.records import Earlier, Guard, begin_record, read_earlier
+from qsmdl.data.curriculum import Curriculum
 from qsmdl.data.datamodule import PhantomData
 from qsmdl.data.inputs import Prior
 from qsmdl.errors import InputError
@@ -186,6 +187,13 @@ def _begin_with(module: QSMModule, earlier: Earlier) -> None:
         load_tensors(module.network, earlier.tensors)
 
 
+def _tell_curriculum(data: PhantomData, n_steps: int) -> None:
+    """Say so where training ended before its curriculum did."""
+    course, n_volumes = data.recipe.curriculum, data.sources(n_steps)[0]["n_volumes"]
+    if isinstance(course, Curriculum) and n_volumes <= course.until:
+        console.print(f"  note: {n_volumes} volumes were drawn, but the curriculum ends at number {course.until}; the card tells how far it came")
+
+
 def _run(trainer: lightning.Trainer, module: QSMModule, data: PhantomData, resume: str | None) -> None:
     try:
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
@@ -227,6 +235,7 @@ def fit(config: DictConfig, folder: Path) -> Path:
         sys.stderr.write(f"interrupted after step {trainer.global_step}; go on with resume={callbacks.stop.path}; exit status {EXIT_INTERRUPTED}\n")
         sys.exit(EXIT_INTERRUPTED)
     console.print(f"  {callbacks.wait.samples_per_s:.2f} patches/s, {100 * callbacks.wait.data_wait_share:.1f} % of the time waiting for data")
+    _tell_curriculum(data, trainer.global_step)
     path = folder / "weights.safetensors"
     if not is_first_process():
         return path

@@ -158,7 +158,7 @@ def test_arguments_are_checked(tmp_path, space, capsys):
     words = ("sweep", *WORDS, "--study", tmp_path / "s", "--space", space)
     assert "--trials is 0" in fails(capsys, *words, "--trials", "0")
     assert not (tmp_path / "s").exists()
-    with pytest.raises(InputError, match="All 2 trials failed: RuntimeError: .*it cannot be"):
+    with pytest.raises(InputError, match=r"All 2 trials failed: RuntimeError: .*it cannot be"):
         call(tmp_path / "t", space, 2, Trainer(fail_at=(1, 2)))
 
 
@@ -175,12 +175,10 @@ def test_a_real_sweep_is_stopped_and_goes_on(tmp_path):
     (tmp_path / "space.yaml").write_text("training.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}")
     words = [*(word for word in training_pair.SETTINGS if word != "evaluate=false"), "training.validate_every=2"]
 
-    def command(n_steps):
-        sweep = [sys.executable, "-c", "from qsmdl.cli.main import main; main()", "sweep", *words, f"training.n_steps={n_steps}", "--study", str(tmp_path / "s")]
-        return [*sweep, "--space", str(tmp_path / "space.yaml"), "--trials", "2"]
-
+    start = [sys.executable, "-c", "from qsmdl.cli.main import main; main()", "sweep", *words, "training.n_steps=40"]
+    command = [*start, "--study", str(tmp_path / "s"), "--space", str(tmp_path / "space.yaml"), "--trials", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(40), env=environment, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + 300
         while not (tmp_path / "s" / "trial_001" / "checkpoints" / "last.ckpt").exists():
@@ -193,7 +191,7 @@ def test_a_real_sweep_is_stopped_and_goes_on(tmp_path):
         process.kill()
     assert process.returncode == 130
     assert (tmp_path / "s" / "trial_001" / "checkpoints" / "interrupted.ckpt").exists()
-    again = subprocess.run(command(40), env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     trials = json.loads((tmp_path / "s" / "trials.json").read_text())["trials"]
     assert [trial["error"] for trial in trials] == [None, None]

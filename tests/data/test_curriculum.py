@@ -111,7 +111,7 @@ def test_a_fixed_set_holds_the_curriculum(tmp_path):
 )
 @pytest.mark.usefixtures("fast_heads")
 @pytest.mark.parametrize(("n_steps", "envelope"), [(2, [900.0, 1000.0]), (6, [30.0, 1000.0])])
-def test_the_card_tells_what_was_seen(tmp_path, n_steps, envelope):
+def test_the_card_tells_what_was_seen(tmp_path, n_steps, envelope, capsys):
     """The envelope of a training that ended within its curriculum is no wider than that had become."""
     words = (*SMALL, *MANY, "data.validation.voxel_size_mm=[6.0,6.0]", f"training.n_steps={n_steps}")
     _, card = load_weights(train_module.fit(config_of(words), tmp_path))
@@ -120,3 +120,4 @@ def test_the_card_tells_what_was_seen(tmp_path, n_steps, envelope):
     assert card["record"]["sources"][0]["recipe_digest"] == card["recipe_digest"]
     assert "curriculum" not in card["record"]["sources"][1]["recipe"]
     assert card["envelope"]["peak_snr"] == pytest.approx(envelope)
+    assert ("1 volumes were drawn, but the curriculum ends at number 2" in capsys.readouterr().err) == (n_steps == 2)

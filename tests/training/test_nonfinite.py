@@ -2,9 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import training_pair
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
 from refused_commands import fails
@@ -185,3 +189,20 @@ def _edited(path, edit):
     target = path.with_name("edited.json")
     target.write_text(json.dumps(told))
     return target
+
+
+@pytest.mark.slow
+def test_two_processes_tell_their_own_batches(tmp_path):
+    """Half a minute. The loss is weighted until it overflows; both stop, each tells the batch of its own volumes, and one state is kept."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    words = [*training_pair.SETTINGS, "trainer.devices=2", "trainer.strategy=ddp", "training.l1=1e300", f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, str(root / "train.py"), *words]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert "error: The loss is inf at step 0" in ended.stderr
+    told = [json.loads((tmp_path / "run" / f"nonfinite_step_0_rank_{rank}.json").read_text()) for rank in (0, 1)]
+    assert [[volume["number"] for volume in one["volumes"]] for one in told] == [[0], [1]]
+    assert [(one["rank"], one["n_processes"]) for one in told] == [(0, 2), (1, 2)]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["nonfinite.ckpt"]
+    main(["replay", str(tmp_path / "run" / "nonfinite_step_0_rank_1.json")])
