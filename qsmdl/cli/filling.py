@@ -150,7 +150,7 @@ def _write_in_process(number: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Loader workers compute with one thread, and the last bits depend on it."""
     n = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -163,7 +163,7 @@ def _one_thread() -> Iterator[None]:
 def _write_all(filling: Filling, numbers: Sequence[int], n_jobs: int, stopped: Callable[[], bool]) -> Iterator[tuple[int, int]]:
     """Number and size of each volume once it is written, until `stopped`."""
     if n_jobs == 1:
-        with _one_thread():
+        with one_thread():
             for number in numbers:
                 if stopped():
                     return

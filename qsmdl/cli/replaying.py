@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from qsmdl.cli.filling import one_thread
 from qsmdl.cli.progress import stage
 from qsmdl.cli.train import make_data, make_module
 from qsmdl.data.datamodule import PhantomData
@@ -67,8 +68,12 @@ def draw_again(told: Mapping[str, Any], data: PhantomData) -> Batch:
             f"The volumes of batch {told['batch']} are drawn otherwise now than in the training, which qsmdl {told.get('qsmdl_version')} ran. Replay "
             "it with that version, and with the same label maps (data.label_maps.folder)."
         )
-    with nullcontext() if data.render_on is None else data.render_on:
-        return data.stream(**place).batch(told["batch"])
+    stream = data.stream(**place)
+    if data.render_on is not None:
+        with data.render_on:
+            return stream.batch(told["batch"])
+    with one_thread() if data.n_workers else nullcontext():
+        return stream.batch(told["batch"])
 
 
 def load_state(module: QSMModule, path: Path) -> None:
