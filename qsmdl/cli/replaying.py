@@ -52,7 +52,7 @@ class Replay:
 
 def read_told(path: Path) -> dict[str, Any]:
     """What a training told of a batch. Raises InputError for another file."""
-    told = read_json(path)
+    told: dict[str, Any] = read_json(path)
     fits = isinstance(told, dict) and all(isinstance(told.get(key), kind) for key, kind in _KEYS.items())
     if not fits or not told["settings"].keys() >= _SETTINGS:
         raise InputError(f"{path} is no batch that a training told. Name a nonfinite_step_STEP_rank_RANK.json in the folder of one.")
