@@ -29,7 +29,7 @@ def group(name):
 
 
 def test_no_file_is_forgotten():
-    groups = {"acquisition", "data", "debug", "experiment", "method", "network", "paths", "phantom", "search", "trainer", "training"}
+    groups = {"acquisition", "data", "debug", "experiment", "method", "network", "paths", "phantom", "search", "sweep", "trainer", "training"}
     assert {p.parts[0] for p in FILES if len(p.parts) == 2} == groups
     assert {p.stem for p in FILES if len(p.parts) == 1} == {"train", "evaluate"}
 

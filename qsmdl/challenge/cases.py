@@ -12,16 +12,8 @@ from qsmdl import __version__
 from qsmdl.challenge.release import ReleaseScan, check_truth, find_scans
 from qsmdl.challenge.run import Case
 from qsmdl.challenge.truth import read_truth
-from qsmdl.data.recipe import (
-    MAX_ORIENTATIONS,
-    Recipe,
-    VolumeParams,
-    draw_volume,
-    orientations_of,
-    render_orientations,
-    render_volume,
-    volume_seed,
-)
+from qsmdl.data.orientations import MAX_ORIENTATIONS, orientations_of, render_orientations
+from qsmdl.data.recipe import Recipe, VolumeParams, draw_volume, render_volume, volume_seed
 from qsmdl.errors import InputError
 from qsmdl.io.files import read_json
 from qsmdl.io.layouts import header_source, read_orientations, read_scan
@@ -70,7 +62,7 @@ def builtin_cases(
 ) -> list[Case]:
     """Held-out built-in phantoms: each head as Sim1 and as Sim2, drawn from the "test" stream, which no training sees.
 
-    n_orientations: of each head to B0, the first along z (`recipe.orientations_of`); more than one is what COSMOS needs.
+    n_orientations: of each head to B0, the first along z (`data.orientations`); more than one is what COSMOS needs.
     """
     recipe = _builtin_recipe(n_pairs, voxel_size_mm, peak_snr)
     cases = []

@@ -19,7 +19,8 @@ from qsmdl.challenge.record import alone
 from qsmdl.challenge.release import ReleaseScan
 from qsmdl.challenge.run import Case, digest_of
 from qsmdl.challenge.stages import Plan, read_truths
-from qsmdl.challenge.tuning import Objective, Trial, TrialTooLong, Tuned, make_space, tune
+from qsmdl.challenge.study import Objective, Trial
+from qsmdl.challenge.tuning import TrialTooLong, Tuned, make_space, tune
 from qsmdl.errors import InputError
 from qsmdl.methods import Method
 from qsmdl.scan import Truth

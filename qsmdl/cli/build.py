@@ -81,10 +81,17 @@ def build_methods(config: DictConfig, search: DictConfig | None = None) -> list[
     return [build_method(str(name), node, spaces.get(name)) for name, node in config.items()]
 
 
-def build_recipe(phantom: Mapping[str, Any], acquisition: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+def build_recipe(
+    phantom: Mapping[str, Any],
+    acquisition: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    curriculum: Mapping[str, Any] | None = None,
+) -> Recipe:
     """The recipe of simulated volumes from the groups phantom and acquisition; each may hold a part of the engine, and an acquisition without one is
     taken as the engine's protocol. overrides: of either. Their engine may be null, the first generator with the protocol that they name; settings of
-    an engine, whose protocol is that one unless they give their own; or "same", the one of both groups, whose protocol then holds.
+    an engine, whose protocol is that one unless they give their own; or "same", the one of both groups, whose protocol then holds. curriculum: how
+    the first volumes differ, settings of `data.curriculum.Curriculum`.
 
     Raises InputError for an engine that is none of these, and for settings that do not fit.
     """
@@ -99,7 +106,7 @@ def build_recipe(phantom: Mapping[str, Any], acquisition: Mapping[str, Any], ove
     if engine:
         plain_recipe = Recipe(**settings)
         settings["engine"] = Engine.from_settings({"protocol": dataclasses.asdict(plain_recipe.protocol_ranges), **engine})
-    return Recipe(**settings)
+    return Recipe(**settings, curriculum=curriculum)
 
 
 def method_from_command_line(name: str, overrides: Sequence[str] = ()) -> Method:

@@ -13,6 +13,7 @@ import torch
 
 from qsmdl import __version__
 from qsmdl.cli.progress import console, stage
+from qsmdl.data.curriculum import Curriculum
 from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
 from qsmdl.data.sources import VolumeSet
 from qsmdl.errors import InputError
@@ -52,15 +53,23 @@ class Cache:
         return cls(**settings)
 
     def open(self, recipe: Recipe, seed: int, atlases: tuple[LabelAtlas, ...] = ()) -> FixedSet | None:
-        """The set, all volumes read and fingerprinted; None where no folder is named. Raises InputError as `open_set`."""
+        """The set, all volumes read and fingerprinted; None where no folder is named. Raises InputError as `open_set`, and for a set that ends before
+        its recipe's curriculum does.
+        """
         if self.folder is None:
             return None
 
         def params(number: int) -> dict[str, Any]:
-            return dataclasses.asdict(draw_volume(recipe, volume_seed("train", seed, number), atlases=atlases))
+            return dataclasses.asdict(draw_volume(recipe.at(number), volume_seed("train", seed, number), atlases=atlases))
 
         with stage(f"Reading and fingerprinting the volumes of {self.folder}"):
-            return open_set(self.folder, drawn_from(recipe, seed, atlases), params, _Progress())
+            found = open_set(self.folder, drawn_from(recipe, seed, atlases), params, _Progress())
+        if isinstance(recipe.curriculum, Curriculum) and found.n_volumes <= recipe.curriculum.until:
+            raise InputError(
+                f"{self.folder} has {found.n_volumes} volumes, but the curriculum ends at number {recipe.curriculum.until} (data.curriculum.until), "
+                "so none is drawn from the whole recipe. Fill the set further."
+            )
+        return found
 
 
 class _Progress:
@@ -103,7 +112,7 @@ def check_renderings(volumes: VolumeSet, recipe: Recipe, seed: int, atlases: tup
     # Without a seed on purpose: the choice changes nothing that is trained.
     chosen = np.random.default_rng().permutation(volumes.n_volumes)[:n]
     for number in sorted(int(v) for v in chosen):
-        params = draw_volume(recipe, volume_seed("train", seed, number), atlases=atlases)
+        params = draw_volume(recipe.at(number), volume_seed("train", seed, number), atlases=atlases)
         problem = rendering_problem(volumes.read(number), render_volume(recipe, params, atlases, complete=False))
         if problem is not None:
             raise InputError(

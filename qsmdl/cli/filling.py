@@ -58,7 +58,7 @@ class Filling:
 
     def draw(self, number: int) -> VolumeParams:
         """What a volume is drawn as: the same as in a training."""
-        return draw_volume(self.recipe, volume_seed("train", self.seed, number), atlases=self.atlases)
+        return draw_volume(self.recipe.at(number), volume_seed("train", self.seed, number), atlases=self.atlases)
 
     def card(self, number: int, params: VolumeParams) -> dict[str, Any]:
         """What the file of a volume tells."""
@@ -99,7 +99,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _begin(arguments: argparse.Namespace) -> Filling:
     config = _config(arguments)
-    recipe = build_recipe(plain(config.phantom), plain(config.acquisition))
+    recipe = build_recipe(plain(config.phantom), plain(config.acquisition), curriculum=plain(config.data.curriculum))
     label_maps = LabelMaps.of(plain(config.data.label_maps))
     atlases = label_maps.read(recipe)
     if atlases and label_maps.folder is not None:
@@ -150,7 +150,7 @@ def _write_in_process(number: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Loader workers compute with one thread, and the last bits depend on it."""
     n = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -163,7 +163,7 @@ def _one_thread() -> Iterator[None]:
 def _write_all(filling: Filling, numbers: Sequence[int], n_jobs: int, stopped: Callable[[], bool]) -> Iterator[tuple[int, int]]:
     """Number and size of each volume once it is written, until `stopped`."""
     if n_jobs == 1:
-        with _one_thread():
+        with one_thread():
             for number in numbers:
                 if stopped():
                     return

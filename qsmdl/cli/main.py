@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsmdl import __version__
-from qsmdl.cli import attest, baselines, heldout, judge, leaderboard, report, simulate, submit
+from qsmdl.cli import attest, baselines, heldout, judge, leaderboard, replay, report, simulate, submit, sweep
 from qsmdl.cli.errors import reported
 from qsmdl.units import GAMMA_MHZ_PER_TESLA
 
@@ -74,6 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_arguments(commands)
     baselines.add_arguments(commands)
     heldout.add_arguments(commands)
+    replay.add_arguments(commands)
+    sweep.add_arguments(commands)
     methods = commands.add_parser("methods", help="all methods, or everything about one", description="Lists the methods that --method takes.")
     methods.add_argument("name", nargs="?", metavar="NAME", help="show this method's keywords with default, unit and source, and what it computes")
     return parser
@@ -81,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     """What argparse cannot express; ends the process with status 2."""
-    if arguments.command == "simulate":
+    if arguments.command in ("simulate", "sweep"):
         arguments.settings = [*arguments.settings, *rest]
     elif arguments.command == "reconstruct":
         arguments.method = ALIASES.get(arguments.method, arguments.method)
@@ -118,6 +120,10 @@ def _run(arguments: argparse.Namespace) -> None:
         baselines.baselines(arguments)
     elif arguments.command == "heldout":
         heldout.heldout(arguments)
+    elif arguments.command == "replay":
+        replay.replay(arguments)
+    elif arguments.command == "sweep":
+        sweep.sweep(arguments)
     elif arguments.command == "simulate":
         simulate.simulate(arguments)
     else:
@@ -131,7 +137,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = make_parser()
     # argparse takes positional words in one place only; settings may stand anywhere among the options.
     arguments, rest = parser.parse_known_args(words)
-    if rest and (arguments.command not in ("reconstruct", "simulate") or any(word.startswith("-") for word in rest)):
+    if rest and (arguments.command not in ("reconstruct", "simulate", "sweep") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _check_arguments(parser, arguments, rest)
     with reported():

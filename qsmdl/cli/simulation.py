@@ -12,16 +12,8 @@ from qsmdl.challenge.conventions import CONVENTIONS
 from qsmdl.cli.layouts import Destination, Product, parse_layouts, truth_name
 from qsmdl.cli.progress import console, stage
 from qsmdl.cli.toolbox import scan_names, toolbox_products
-from qsmdl.data.recipe import (
-    Recipe,
-    VolumeParams,
-    acquisition_of,
-    check_orientations,
-    orientations_of,
-    render_orientations,
-    render_phantom,
-    scan_phantom,
-)
+from qsmdl.data.orientations import check_orientations, orientations_of, render_orientations
+from qsmdl.data.recipe import Recipe, VolumeParams, acquisition_of, render_phantom, scan_phantom
 from qsmdl.errors import InputError
 from qsmdl.io.layouts import Layout
 from qsmdl.phantom.scanning.acquire import make_truths

@@ -28,9 +28,9 @@ from qsmdl.cli.label_maps import LabelMaps
 from qsmdl.cli.processes import check_strategy, end_others, follower_words, is_first_process, started_by_first_process
 from qsmdl.cli.progress import console, stage
 from qsmdl.cli.records import Earlier, Guard, begin_record, read_earlier
+from qsmdl.data.curriculum import Curriculum
 from qsmdl.data.datamodule import PhantomData
 from qsmdl.data.inputs import Prior
-from qsmdl.data.recipe import Recipe
 from qsmdl.errors import InputError
 from qsmdl.interrupt import EXIT_INTERRUPTED, end_with_parent
 from qsmdl.io.provenance import CARD_ENTRY, seal
@@ -38,6 +38,7 @@ from qsmdl.io.weights import save_weights
 from qsmdl.networks.build import load_tensors
 from qsmdl.training.callbacks import DataWait, PlainProgress, SameStream, SliceLogger, StopCleanly
 from qsmdl.training.module import QSMModule
+from qsmdl.training.nonfinite import DescribeBatch, KeepBadBatch
 from qsmdl.training.records import MakeRecord, RecordKeeper
 from qsmdl.validation import check_settings
 
@@ -51,6 +52,8 @@ MODULE_SETTINGS = (
     "l1",
     "dipole",
     "gradient",
+    "compile",
+    "checkpoint_blocks",
 )
 
 
@@ -66,12 +69,12 @@ class Callbacks:
 def make_data(config: DictConfig) -> PhantomData:
     """The data module of a config."""
     data, phantom, acquisition = plain(config.data), plain(config.phantom), plain(config.acquisition)
-    overrides, prior, label_maps = data.pop("validation"), data.pop("prior"), LabelMaps.of(data.pop("label_maps"))
-    cache = Cache.of(data.pop("cache"))
+    overrides, curriculum, cache = data.pop("validation"), data.pop("curriculum"), Cache.of(data.pop("cache"))
+    prior, label_maps = data.pop("prior"), LabelMaps.of(data.pop("label_maps"))
     check_settings("data.prior", Prior, prior)
     check_settings("data", PhantomData, data)
     data["patch_size"] = tuple(data["patch_size"])
-    recipe = build_recipe(phantom, acquisition)
+    recipe = build_recipe(phantom, acquisition, curriculum=curriculum)
     validation = build_recipe(phantom, acquisition, overrides)
     atlases = label_maps.read(recipe, validation)
     kept = cache.open(recipe, config.seed, atlases)
@@ -94,12 +97,19 @@ def make_module(config: DictConfig) -> QSMModule:
     return module
 
 
-def make_callbacks(config: DictConfig, folder: Path, make_record: MakeRecord) -> Callbacks:
+def describe_batches(config: DictConfig, data: PhantomData) -> DescribeBatch:
+    """What is told of a batch whose loss is not finite: all that it takes to draw it again."""
+    settings = {key: plain(config[key]) for key in ("seed", "phantom", "acquisition", "data", "network", "training")}
+    return lambda step, rank, n: {"qsmdl_version": __version__, **data.describe_batch(step, rank, n), "settings": settings}
+
+
+def make_callbacks(config: DictConfig, folder: Path, make_record: MakeRecord, describe: DescribeBatch) -> Callbacks:
     """Stopping cleanly comes first: it must save before the averaged weights replace the current ones. The record is sealed after averaging."""
     training = config.training
     stop, wait = StopCleanly(folder / "checkpoints" / "interrupted.ckpt"), DataWait(config.data.batch_size)
     everything: list[Callback] = [
         stop,
+        KeepBadBatch(folder, describe),
         EMAWeightAveraging(decay=training.ema_decay),
         RecordKeeper(make_record),
         wait,
@@ -139,15 +149,16 @@ def make_trainer(config: DictConfig, folder: Path, callbacks: list[Callback]) ->
     )
 
 
-def make_card(config: DictConfig, recipe: Recipe, trainer: lightning.Trainer, seconds: float) -> dict[str, Any]:
+def make_card(config: DictConfig, data: PhantomData, trainer: lightning.Trainer, seconds: float) -> dict[str, Any]:
     """What goes with the weights: how to build the network, what it may be fed, what it was trained on."""
-    nrmse = trainer.callback_metrics.get("val/nrmse")
+    nrmse, recipe = trainer.callback_metrics.get("val/nrmse"), data.recipe
+    n_volumes = data.sources(trainer.global_step)[0]["n_volumes"]
     return {
         "qsmdl_version": __version__,
         "network": plain(config.network),
         "prior": plain(config.data.prior),
         "units": "ppm in, ppm out; field = D chi, phase = +2 pi gamma B0 TE field",
-        "envelope": recipe.envelope,
+        "envelope": recipe.at(max(n_volumes - 1, 0)).envelope,  # a curriculum may not have come to its end
         "recipe": recipe.to_plain(),
         "recipe_digest": recipe.digest,
         "training": {
@@ -176,6 +187,13 @@ def _begin_with(module: QSMModule, earlier: Earlier) -> None:
         load_tensors(module.network, earlier.tensors)
 
 
+def _tell_curriculum(data: PhantomData, n_steps: int) -> None:
+    """Say so where training ended before its curriculum did."""
+    course, n_volumes = data.recipe.curriculum, data.sources(n_steps)[0]["n_volumes"]
+    if isinstance(course, Curriculum) and n_volumes <= course.until:
+        console.print(f"  note: {n_volumes} volumes were drawn, but the curriculum ends at number {course.until}; the card tells how far it came")
+
+
 def _run(trainer: lightning.Trainer, module: QSMModule, data: PhantomData, resume: str | None) -> None:
     try:
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
@@ -195,7 +213,7 @@ def fit(config: DictConfig, folder: Path) -> Path:
     earlier = read_earlier(resume, config.start_from, guard)
     _begin_with(module, earlier)
     make_record = begin_record(guard, data, plain(config.network), earlier)
-    callbacks = make_callbacks(config, folder, make_record)
+    callbacks = make_callbacks(config, folder, make_record, describe_batches(config, data))
     trainer = make_trainer(config, folder, callbacks.all)
     console.print(f"Training {module.network.n_parameters:,} weights for {config.training.n_steps} steps; TensorBoard: tensorboard --logdir {folder}")
     begun = time.monotonic()
@@ -217,10 +235,11 @@ def fit(config: DictConfig, folder: Path) -> Path:
         sys.stderr.write(f"interrupted after step {trainer.global_step}; go on with resume={callbacks.stop.path}; exit status {EXIT_INTERRUPTED}\n")
         sys.exit(EXIT_INTERRUPTED)
     console.print(f"  {callbacks.wait.samples_per_s:.2f} patches/s, {100 * callbacks.wait.data_wait_share:.1f} % of the time waiting for data")
+    _tell_curriculum(data, trainer.global_step)
     path = folder / "weights.safetensors"
     if not is_first_process():
         return path
-    card, tensors = make_card(config, data.recipe, trainer, time.monotonic() - begun), module.network.state_dict()
+    card, tensors = make_card(config, data, trainer, time.monotonic() - begun), module.network.state_dict()
     save_weights(path, tensors, card | {CARD_ENTRY: seal(make_record(trainer.global_step), tensors)})
     return path
 
@@ -258,3 +277,7 @@ def main() -> None:
         end_with_parent()
     sys.argv += follower_words(sys.argv[1:])
     _main()
+
+
+if __name__ == "__main__":
+    main()

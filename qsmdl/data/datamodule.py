@@ -1,5 +1,6 @@
 """The Lightning DataModule: a stream for training, fixed phantoms for validation."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -110,9 +111,9 @@ class PhantomData(lightning.LightningDataModule):
             generator_source(validation.recipe, stream="validation", seed=validation.seed, n_volumes=validation.n_volumes, use="validation"),
         ]
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches from the step the trainer stands at."""
-        stream = PhantomStream(
+    def stream(self, *, start_batch: int = 0, rank: int = 0, world_size: int = 1) -> PhantomStream:
+        """The training batches of a process, the rank-th of so many that train together."""
+        return PhantomStream(
             self.recipe,
             self.prior,
             patch_size=self.patch_size,
@@ -120,14 +121,29 @@ class PhantomData(lightning.LightningDataModule):
             batches_per_volume=self.batches_per_volume,
             n_lanes=max(self.n_workers, 1),
             seed=self.seed,
-            start_batch=self.trainer.global_step if self.trainer else 0,
+            start_batch=start_batch,
             p_drop_weight=self.p_drop_weight,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            rank=rank,
+            world_size=world_size,
             atlases=self.atlases,
             cache=self.cache,
             render_on=self._device_of_rank(),
         )
+
+    def describe_batch(self, index: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
+        """What a training batch is drawn from: stream, seed, its number and rank, and the volumes that it may be cut from with what they were drawn
+        as, in plain values.
+        """
+        numbers = self.stream(rank=rank, world_size=world_size).numbers_of(index)
+        seeds = {number: volume_seed("train", self.seed, number) for number in numbers}
+        drawn = {number: draw_volume(self.recipe.at(number), seed, atlases=self.atlases) for number, seed in seeds.items()}
+        volumes = [{"number": number, "seed": seeds[number], "drawn": dataclasses.asdict(drawn[number])} for number in numbers]
+        return {"stream": "train", "seed": self.seed, "batch": index, "rank": rank, "n_processes": world_size, "volumes": volumes}
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches from the step the trainer stands at."""
+        place = (self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 0, 1)
+        stream = self.stream(start_batch=place[0], rank=place[1], world_size=place[2])
         # The stream seeds itself by batch number, so workers need no seeds of their own; each computes with one thread (torch's default for workers).
         return DataLoader(
             stream,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from qsmdl.data.chi_range import chi_range_ppm
+from qsmdl.data.curriculum import Curriculum
 from qsmdl.data.engine import Engine, Sample, draw_sample
 from qsmdl.data.rendering import render_sample
 from qsmdl.errors import InputError
@@ -38,6 +39,7 @@ class Recipe:
     (RC2's by default); truth: "unrung" (as the challenge made it), "crop" (with the ringing of the k-space crop) or "cell" (mean over each voxel).
     engine: None for the first generator, heads with the protocol above; else everything but contrast, field of view, oversampling (of a voxel's
     shortest edge) and truth is drawn from the ranges of the engine, the protocol too.
+    curriculum: None, or how the ranges of the first volumes widen to these (`curriculum.Curriculum`).
     """
 
     contrast: ContrastName = "random"
@@ -52,10 +54,13 @@ class Recipe:
     b0_tesla: float = 7.0
     truth: TruthKind = "unrung"
     engine: Engine | Mapping[str, Any] | None = None
+    curriculum: Curriculum | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.engine is not None and not isinstance(self.engine, Engine):
             object.__setattr__(self, "engine", Engine.from_settings(self.engine))
+        if self.curriculum is not None and not isinstance(self.curriculum, Curriculum):
+            object.__setattr__(self, "curriculum", Curriculum.of(self.curriculum))
         for name in ("voxel_size_mm", "field_of_view_mm", "peak_snr", "echo_times_s"):
             object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
         for name in ("voxel_size_mm", "peak_snr"):
@@ -68,6 +73,18 @@ class Recipe:
             raise InputError(f"max_tilt_deg is {self.max_tilt_deg}; it must lie between 0 and 180 degrees.")
         if len(self.field_of_view_mm) != 3:
             raise InputError(f"field_of_view_mm is {self.field_of_view_mm}; it needs three entries, in the order x, y, z.")
+        if isinstance(self.curriculum, Curriculum):
+            engine = self.engine if isinstance(self.engine, Engine) else None
+            self.curriculum.check(self.peak_snr if engine is None else engine.protocol.peak_snr, engine)
+
+    def at(self, number: int) -> "Recipe":
+        """What the volume of a number is drawn from: the recipe itself, or what its curriculum has come to, which has none."""
+        course = self.curriculum
+        if not isinstance(course, Curriculum):
+            return self
+        if isinstance(self.engine, Engine):
+            return dataclasses.replace(self, curriculum=None, engine=course.engine_of(number, self.engine))
+        return dataclasses.replace(self, curriculum=None, peak_snr=course.peak_snr_of(number, self.peak_snr))
 
     @property
     def digest(self) -> str:
@@ -105,7 +122,7 @@ class Recipe:
     @property
     def envelope(self) -> dict[str, Any]:
         """Within what a network trained on this has seen scans: voxel edges and their ratio, peak SNR, tilt of B0, field strength, tissue contrast,
-        and susceptibilities (`chi_range_ppm`).
+        and susceptibilities (`chi_range_ppm`). Of a curriculum: in the end.
         """
         protocol = self.protocol_ranges
         longest = protocol.longest_edge_mm if protocol.anisotropy_probability > 0 else protocol.voxel_size_mm[1]
@@ -121,11 +138,9 @@ class Recipe:
         }
 
     def to_plain(self) -> dict[str, Any]:
-        """The settings as plain numbers, for cards. The first generator's do not name the engine, so that its digests stay what they were."""
+        """The settings as plain numbers, for cards. What is None is not named, so that digests stay what they were before such settings."""
         settings = dataclasses.asdict(self)
-        if self.engine is None:
-            del settings["engine"]
-        return settings
+        return {name: value for name, value in settings.items() if value is not None or name not in ("engine", "curriculum")}
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,12 @@ def _direction(rng: np.random.Generator, max_tilt_deg: float) -> tuple[float, fl
 def draw_volume(
     recipe: Recipe, seed: int, *, contrast: ContrastName | None = None, name: str = "phantom", atlases: tuple[LabelAtlas, ...] = ()
 ) -> VolumeParams:
-    """Draw one volume of a recipe; `contrast` overrides the recipe's (for a Sim1 and Sim2 pair of one head). atlases: the user's label maps."""
+    """Draw one volume of a recipe; `contrast` overrides the recipe's (for a Sim1 and Sim2 pair of one head). atlases: the user's label maps.
+
+    Raises InputError for a recipe with a curriculum, which is drawn from by number (`Recipe.at`).
+    """
+    if recipe.curriculum is not None:
+        raise InputError("The recipe has a curriculum, so what a volume is drawn from depends on its number. Draw from recipe.at(number).")
     if isinstance(recipe.engine, Engine):
         return _draw_from_engine(recipe, recipe.engine, seed, contrast or recipe.contrast, name, atlases)
     rng = np.random.default_rng(seed)
@@ -238,42 +258,6 @@ def render_volume(
 ) -> tuple[Scan, Truth]:
     """Simulate a drawn volume: phantom on the fine grid, acquisition, k-space crop, noise. complete: as in `acquire`."""
     return scan_phantom(recipe, params, render_phantom(recipe, params, atlases), complete=complete)
-
-
-_TILT_DEG = 30.0
-MAX_ORIENTATIONS = 5
-
-
-def check_orientations(n_orientations: int) -> None:
-    """Raises InputError for other than 1 to 5 orientations."""
-    if not 1 <= n_orientations <= MAX_ORIENTATIONS:
-        raise InputError(f"n_orientations is {n_orientations}; it must lie between 1 and {MAX_ORIENTATIONS}.")
-
-
-def orientations_of(params: VolumeParams, n_orientations: int) -> list[VolumeParams]:
-    """One head at several orientations to B0: as drawn, then turned by 30 degrees to either side and back and forth, as far as a head goes in a
-    receive coil (Liu et al., COSMOS, Magn Reson Med 2009). Directions are in the axes of the head; every scan has noise of its own.
-
-    Raises InputError for other than 1 to 5 orientations.
-    """
-    check_orientations(n_orientations)
-    sine, cosine = math.sin(math.radians(_TILT_DEG)), math.cos(math.radians(_TILT_DEG))
-    tilts = [(sine, 0.0, cosine), (0.0, sine, cosine), (-sine, 0.0, cosine), (0.0, -sine, cosine)]
-    others = [
-        dataclasses.replace(params, b0_direction=tilt, noise_seed=params.noise_seed + number, name=f"orientation_{number + 1}")
-        for number, tilt in enumerate(tilts[: n_orientations - 1], start=1)
-    ]
-    return [params, *others]
-
-
-def render_orientations(recipe: Recipe, turns: Sequence[VolumeParams]) -> list[Scan]:
-    """The scans of one head at the orientations of `orientations_of`; the head is rendered once."""
-    if not turns:
-        return []
-    phantom = render_phantom(recipe, turns[0])
-    geometries = [dataclasses.replace(phantom.geometry, b0_direction=turn.b0_direction) for turn in turns]
-    heads = [dataclasses.replace(phantom, geometry=geometry) for geometry in geometries]
-    return [scan_phantom(recipe, turn, head)[0] for turn, head in zip(turns, heads, strict=True)]
 
 
 def scan_phantom(recipe: Recipe, params: VolumeParams, phantom: Phantom, *, complete: bool = True) -> tuple[Scan, Truth]:

@@ -78,7 +78,7 @@ def n_volumes_drawn(n_batches: int, *, n_lanes: int, batches_per_volume: int, wo
 @torch.no_grad()
 def preview_head(recipe: Recipe, *, stream: Stream, seed: int, index: int, atlases: tuple[LabelAtlas, ...] = ()) -> Phantom:
     """The phantom of a volume of a stream at PREVIEW_MM, without scanning it (three seconds). atlases: the label maps that the recipe draws from."""
-    params = draw_volume(recipe, volume_seed(stream, seed, index), atlases=atlases)
+    params = draw_volume(recipe.at(index), volume_seed(stream, seed, index), atlases=atlases)
     x, y, z = (max(8, round(length / PREVIEW_MM)) for length in recipe.field_of_view_mm)
     geometry = Geometry((x, y, z), (PREVIEW_MM,) * 3)
     if params.sample is not None:

@@ -178,7 +178,7 @@ class PhantomStream(IterableDataset[Batch]):
         return {name: v.to(device) for name, v in volumes.items()}, voxel_size_mm, b0_direction, inside.to(device)
 
     def _made(self, index: int) -> Volume:
-        params = draw_volume(self.recipe, volume_seed(self.stream, self.seed, index), atlases=self.atlases)
+        params = draw_volume(self.recipe.at(index), volume_seed(self.stream, self.seed, index), atlases=self.atlases)
         scan, truth = render_volume(self.recipe, params, self.atlases, complete=False) if self.cache is None else self.cache.read(index)
         inside = scan.mask.nonzero()
         if len(inside) == 0:
@@ -192,6 +192,12 @@ class PhantomStream(IterableDataset[Batch]):
         if volumes is None or self.prior.start == "l2":
             return None
         return lambda field: volumes.maps(index, self.prior.digest, lambda: self.prior(field))
+
+    def numbers_of(self, index: int) -> tuple[int, ...]:
+        """The volumes that the batch of a number may be cut from: the latest of its lane, and the one before."""
+        lane, turn = index % self.n_lanes, index // self.n_lanes // self.batches_per_volume
+        numbers = [self._number(lane, turn - back) for back in range(2 if turn else 1)]
+        return tuple(dict.fromkeys(numbers if self.cache is None else [number % self.cache.n_volumes for number in numbers]))
 
     def batch(self, index: int, volume: "object" = None) -> Batch:
         """The batch of a number. volume: a (cached) function from volume number to volume."""

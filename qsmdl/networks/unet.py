@@ -1,13 +1,13 @@
 """A 3-D U-Net for any input size."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from qsmdl.errors import InputError
+from qsmdl.networks.economy import recomputed
 
 Norm = Literal["none", "batch", "group", "instance"]
 Activation = Literal["relu", "leaky_relu", "silu"]
@@ -55,6 +55,8 @@ class UNet3d(nn.Module):
     `checkpoint_blocks` (an attribute, off) recomputes the blocks in the backward pass: less memory for 10 to 35 % more time.
     """
 
+    compilable: ClassVar[bool] = True
+
     def __init__(
         self,
         *,
@@ -100,8 +102,7 @@ class UNet3d(nn.Module):
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():
-            result: Tensor = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
-            return result
+            return recomputed(block, x)
         output: Tensor = block(x)
         return output
 

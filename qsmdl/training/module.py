@@ -12,8 +12,13 @@ from torch.utils.data import DataLoader
 from qsmdl.errors import InputError
 from qsmdl.networks.build import build_network
 from qsmdl.networks.data_term import Physics
+from qsmdl.networks.economy import checkpoint_blocks as recompute_blocks
+from qsmdl.networks.economy import compile_convolutions, compiler_errors, not_compiled
 from qsmdl.scan import Batch
 from qsmdl.training.losses import dipole_consistency, gradient_difference, masked_l1, nrmse, relative_error
+from qsmdl.training.nonfinite import NonFiniteError
+
+_REMEDY = "Lower training.learning_rate, or use trainer.precision=32-true."
 
 
 def warmup_cosine(step: int, *, n_warmup: int, n_steps: int, final: float) -> float:
@@ -30,7 +35,7 @@ class QSMModule(lightning.LightningModule):
     network: the plain settings of `networks.build_network` (kept in the checkpoint, so that it holds plain values only); the loss is
     relative * relative error + (l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, in ppm) * the adapter's scale;
     optimiser AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay over `n_steps`. Validation logs the mean NRMSE over the phantoms as
-    `val/nrmse`.
+    `val/nrmse`. compile: the network's convolutional parts, in training (`networks.economy`); checkpoint_blocks: recompute them in the backward pass.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class QSMModule(lightning.LightningModule):
         l1: float = 1.0,
         dipole: float = 0.5,
         gradient: float = 0.1,
+        compile: bool = False,  # noqa: A002 - the name of the setting
+        checkpoint_blocks: bool = False,
     ) -> None:
         super().__init__()
         for name, value in {"relative": relative, "l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}.items():
@@ -57,6 +64,10 @@ class QSMModule(lightning.LightningModule):
             raise InputError("All loss weights are 0; at least one of relative, l1, dipole and gradient must be positive.")
         self.save_hyperparameters()
         self.network = build_network(network)
+        if checkpoint_blocks:
+            recompute_blocks(self.network)
+        if compile:
+            compile_convolutions(self.network)
         self.example_input_array = None
 
     def forward(self, batch: Batch) -> Tensor:
@@ -87,13 +98,23 @@ class QSMModule(lightning.LightningModule):
         """One step; stops with the step's number if the loss is not finite, before it can spoil the weights: in all processes that train together, or
         those where it is finite would wait for the others' gradients.
         """
-        loss, parts = self.loss(self(batch), batch)
+        with compiler_errors(self.hparams["compile"]):
+            chi = self(batch)
+        loss, parts = self.loss(chi, batch)
         if not self._in_all_processes(bool(torch.isfinite(loss))):
             where = f"is {loss.item()}" if not torch.isfinite(loss) else "of another process is not finite"
-            raise InputError(f"The loss {where} at step {self.global_step}. Lower training.learning_rate, or use trainer.precision=32-true.")
+            raise NonFiniteError(f"The loss {where} at step {self.global_step}. {_REMEDY}", here=not torch.isfinite(loss))
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": part for name, part in parts.items()})
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before a step along a gradient that is not finite, although the loss is. Processes that train together share theirs by now."""
+        if self.trainer.scaler is not None:
+            return  # of float16 training, which leaves such steps out and goes on with a smaller scale
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise NonFiniteError(f"The norm of the gradient is {norm.item()} at step {self.global_step}. {_REMEDY}")
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The reconstruction of one validation phantom, for callbacks that draw it.
@@ -102,7 +123,8 @@ class QSMModule(lightning.LightningModule):
         nothing: the means are those of one process. (Lightning takes the mean over processes of their numbers of phantoms too, and rounds it: as
         multiples of the number of processes they survive.)
         """
-        chi: Tensor = self(batch)
+        with not_compiled(self.hparams["compile"]):
+            chi: Tensor = self(batch)
         n_phantoms = len(cast(Sized, cast(DataLoader[Batch], self.trainer.val_dataloaders).dataset))
         n_processes = self.trainer.world_size
         count = n_processes if batch_index * n_processes + self.global_rank < n_phantoms else 0

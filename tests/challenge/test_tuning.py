@@ -115,8 +115,8 @@ def test_a_study_of_something_else_is_not_continued(tmp_path):
 def test_a_study_of_another_version_is_not_continued(tmp_path, monkeypatch):
     """Its solvers may have been others."""
     study(tmp_path / "s.db", n_trials=1)
-    monkeypatch.setattr("qsmdl.challenge.tuning.__version__", "99")
-    with pytest.raises(InputError, match=r"qsmdl_version was .* and is now '99'.* or name another file with tuning\.study"):
+    monkeypatch.setattr("qsmdl.challenge.study.__version__", "99")
+    with pytest.raises(InputError, match=r"qsmdl_version was .* and is now '99'.* or name another with tuning\.study"):
         study(tmp_path / "s.db")
 
 

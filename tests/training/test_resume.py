@@ -147,3 +147,22 @@ def test_no_hidden_configuration_survives_in_the_checkpoint(tmp_path):
     hyper = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
     assert not any(OmegaConf.is_config(v) for v in hyper.values())
     assert hyper["network"]["architecture"] == "unet"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_may_go_on_compiled(tmp_path, with_callback):
+    """Checkpoints and weights fit with and without, averaging and validation work, and the result differs by rounding alone."""
+    small = ("network.keywords.width=2", "network.keywords.depth=1", "trainer.precision=32-true")
+    whole = load_weights(train_module.fit(config(*small), tmp_path / "whole"))[0]
+    with pytest.raises(OSError, match="power cut"):
+        with_callback(CrashAt(4), config(*small), tmp_path / "part")
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    faster = ("training.compile=true", "training.checkpoint_blocks=true", f"resume={last}")
+    found, card = load_weights(train_module.fit(config(*small, *faster), tmp_path / "resumed"))
+    assert (card["training"]["compile"], card["training"]["checkpoint_blocks"]) == (True, True)
+    assert whole.keys() == found.keys()
+    for name in whole:
+        assert torch.allclose(whole[name], found[name], rtol=1e-3, atol=1e-5), name
+    network, _, _ = load_network(tmp_path / "resumed" / "weights.safetensors")
+    assert not network.network.checkpoint_blocks
