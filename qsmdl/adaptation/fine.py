@@ -209,11 +209,12 @@ def _record(best: _Best, objective: float, whitened: Tensor | None, chi: Tensor,
 
 
 def _set_checkpointing(network: nn.Module, n_voxels: int, memory_gib: float) -> None:
-    """Recompute blocks where keeping about 20 float32 activations of the finest level, an estimate, would need too much."""
-    for module in network.modules():
-        if hasattr(module, "checkpoint_blocks"):
-            width = next(p.shape[0] for p in module.parameters())
-            setattr(module, "checkpoint_blocks", 20 * 4 * width * n_voxels > memory_gib * 2**30)  # noqa: B010 - not a module's own type
+    """Recompute blocks where keeping about 20 float32 activations of the finest level of each network inside, an estimate, would need too much."""
+    able = [module for module in network.modules() if hasattr(module, "checkpoint_blocks")]
+    n_uses = max((getattr(module, "n_uses", 1) for module in network.modules()), default=1)
+    width = n_uses * sum(next(p.shape[0] for p in module.parameters()) for module in able)
+    for module in able:
+        setattr(module, "checkpoint_blocks", 20 * 4 * width * n_voxels > memory_gib * 2**30)  # noqa: B010 - not a module's own type
 
 
 def _state(network: nn.Module, optimiser: torch.optim.Adam, best: _Best, step: int, identity: Mapping[str, Any]) -> FineState:

@@ -85,6 +85,16 @@ class Unrolled(nn.Module):
         self.log_damping = nn.Parameter(torch.full((n_steps,), math.log(damping)), requires_grad=data_step == "cg")
         self.final_damping = float(damping)
 
+    def last_layers(self) -> list[nn.Module]:
+        """Those of the last proximal network."""
+        last = self.proximal[-1]
+        return list(last.last_layers()) if isinstance(last, UNet3d | ResNet3d) else [last]
+
+    @property
+    def n_uses(self) -> int:
+        """How often each proximal network runs."""
+        return self.n_steps // len(self.proximal)
+
     def data_term(self, rest: Tensor, mask: Tensor, weight: Tensor, scale: Tensor, physics: Physics | None) -> DataTerm:
         """The data term of maps in network units."""
         weight = weight if self.weighted else torch.ones_like(rest)

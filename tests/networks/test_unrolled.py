@@ -8,6 +8,7 @@ from qsmdl.cli.catalogue import config_folder
 from qsmdl.errors import InputError
 from qsmdl.networks.build import architecture_fingerprint, build_network, load_tensors
 from qsmdl.networks.data_term import Physics
+from qsmdl.networks.economy import checkpoint_blocks
 from qsmdl.physics.dipole import Dipole
 
 SHAPE, VOXEL, B0 = (18, 17, 10), (1.0, 1.2, 2.0), (0.36, 0.48, 0.8)
@@ -142,6 +143,30 @@ def test_in_half_precision_the_data_term_stays_in_float32():
     with torch.no_grad():
         exact = network(*given)
     assert float((low - exact).norm() / exact.norm()) < 0.02
+
+
+@pytest.mark.parametrize("proximal", ["unet", "resnet"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_recomputed_blocks_give_the_same_gradients(proximal, shared):
+    gradients = []
+    for thrifty in (False, True):
+        torch.manual_seed(0)
+        network = build_network(settings(proximal=proximal, n_steps=2, shared=shared, zero_head=False, norm="batch"))
+        if thrifty:
+            checkpoint_blocks(network)
+        network(*arguments()).square().sum().backward()
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 5
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)
+
+
+def test_fine_may_fit_the_last_proximal_network_alone():
+    network = build_network(settings(n_steps=3))
+    named = {id(p) for module in network.last_layers() for p in module.parameters()}
+    assert {name for name, p in network.named_parameters() if id(p) in named} == {
+        name for name, _ in network.named_parameters() if name.startswith(("network.proximal.2.head.", "network.proximal.2.last."))
+    }
 
 
 def test_fingerprints_follow_what_the_network_is():
