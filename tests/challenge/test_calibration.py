@@ -42,7 +42,7 @@ def test_normal_errors_are_found_at_their_size(factor):
 
 def test_an_uncertainty_that_knows_nothing_is_seen_in_the_bins():
     """On the whole the size is right, but large predictions do not mean large errors."""
-    error, predicted, mask = drawn()
+    _, predicted, mask = drawn()
     size = float(predicted[mask].square().mean().sqrt())
     ignorant = size * torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
     found = calibrate([(ignorant, predicted, mask)], n_bins=5)

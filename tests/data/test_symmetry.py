@@ -36,10 +36,11 @@ class Extended(NetworkInputs):
 
 
 def dipole(geometry, voxel_size_mm=None, b0_direction=None):
-    """On an odd Fourier grid: where two axes of an even one are at their Nyquist frequency, the house's kernel prefers one diagonal to the other, which
-    is a matter of sampling and not of physics.
+    """On an odd Fourier grid: where two axes of an even one are at their Nyquist frequency, the house's kernel prefers one diagonal to the other,
+    which is a matter of sampling and not of physics.
     """
-    voxel, direction = (v if given is None else given for v, given in ((geometry.voxel_size_mm, voxel_size_mm), (geometry.b0_direction, b0_direction)))
+    voxel = geometry.voxel_size_mm if voxel_size_mm is None else voxel_size_mm
+    direction = geometry.b0_direction if b0_direction is None else b0_direction
     return Dipole(geometry.shape, voxel, direction, fft_shape=[3 * n // 2 * 2 + 1 for n in geometry.shape])
 
 
