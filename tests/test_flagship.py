@@ -16,7 +16,7 @@ from qsmdl.data.inputs import prepare_inputs
 from qsmdl.data.symmetry import Symmetry
 from qsmdl.errors import InputError
 from qsmdl.io.weights import load_weights, save_weights
-from qsmdl.methods import FLAGSHIP_WEIGHTS, SHIPPED_WEIGHTS, Method, fine, flagship, flagship_fine, load_network, unet
+from qsmdl.methods import SHIPPED_WEIGHTS, Method, fine, flagship, flagship_fine, load_network, unet
 from qsmdl.methods.weights import shipped_weights
 from qsmdl.networks.build import build_network
 from qsmdl.scan import ChiMap
@@ -124,8 +124,7 @@ def test_an_interrupted_fit_of_the_flagship_goes_on(tmp_path, sample, sample_fie
 
 @pytest.mark.usefixtures("no_flagship")
 @pytest.mark.parametrize("name", ["flagship", "flagship_fine"])
-def test_without_its_weights_it_says_so(name, sample_field, monkeypatch):
-    monkeypatch.setattr("qsmdl.methods.weights.FLAGSHIP_WEIGHTS", FLAGSHIP_WEIGHTS.with_name("nowhere.safetensors"))
+def test_without_its_weights_it_says_so(name, sample_field):
     method = method_from_command_line(name)
     for use in (lambda: method(sample_field), lambda: method.weights_path, lambda: admit([method])):
         with pytest.raises(InputError, match=r"weights of the flagship network .*do not come with this version.*checkpoint=PATH"):
@@ -258,8 +257,7 @@ def test_help_tells_the_other_name(capsys):
 
 
 @pytest.mark.usefixtures("no_flagship")
-def test_missing_weights_are_told_before_the_scan_is_read(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("qsmdl.methods.weights.FLAGSHIP_WEIGHTS", tmp_path / "flagship.safetensors")
+def test_missing_weights_are_told_before_the_scan_is_read(tmp_path, capsys):
     error = refused(capsys, "reconstruct", tmp_path, "--method", "flagship+fine", "-o", tmp_path / "chi.nii")
     assert "do not come with this version" in error
     assert not list(tmp_path.iterdir())
