@@ -8,8 +8,8 @@ from qsmdl.errors import InputError
 
 MethodKind = Literal["direct", "iterative", "deep learning"]
 """The challenge's types of algorithm."""
-ShippedNetwork = Literal["quick", "flagship"]
-"""The networks that come with the package."""
+ShippedNetwork = Literal["quick", "flagship", "denoiser"]
+"""The networks that come with the package, or may come to."""
 MethodInput = Literal["local field", "local field, magnitude", "all echoes", "wrapped phase", "several orientations"]
 
 

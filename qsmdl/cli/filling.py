@@ -69,7 +69,7 @@ class Filling:
         params, path = self.draw(number), volume_path(self.folder, number)
         scan, truth = render_volume(self.recipe, params, self.atlases, complete=False)
         n_bytes = write_volume_file(path, scan, truth, self.card(number, params))
-        if self.prior.start != "l2":
+        if self.prior.start == "tv":
             sha256 = read_volume_file(path).sha256
 
             def maps_of(field: FieldMap) -> Tensor:

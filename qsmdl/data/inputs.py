@@ -5,13 +5,14 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
 from qsmdl.networks.data_term import Physics
+from qsmdl.phantom.drawing.ranges import as_range
 from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.relaxation import fit_r2star
 from qsmdl.physics.unring import unring
@@ -26,7 +27,7 @@ _VERSION = 1
 """Of the maps that `Prior` computes: to be raised where they change, so that kept ones are computed anew."""
 
 
-Start = Literal["l2", "tv"]
+Start = Literal["l2", "tv", "noise"]
 _R2STAR_SCALE_PER_S = 50.0
 N_ECHOES = 8
 _LONE_ECHO_S = 0.004
@@ -40,23 +41,27 @@ class Prior:
     start: "l2", closed-form inversions of the field (`solvers.direct.l2`), one for each regularisation. Weakly and strongly regularised maps differ
     where the dipole kernel is small; together they tell the network what is signal, noise and streak. "tv", the map of the nonlinear total variation
     (`solvers.tv.nltv`, its defaults) without its ringing (`physics.unring`), the ringing that was removed, the field that the map leaves unexplained,
-    and the closed-form inversions of that rest: a network that adds nothing is then as good as the classical method.
+    and the closed-form inversions of that rest: a network that adds nothing is then as good as the classical method. "noise": no inversion but a
+    noisy susceptibility and its noise level, from which denoisers learn (`noisy_maps`); the field is not looked at.
     regularisations: of the closed forms, per voxel, without a unit: the weight of the squared differences between neighbours. In mm^2 they are this
     times the squared voxel size, so that they suppress the same part of k-space, in cycles per voxel, at every resolution; a network knows voxels,
-    not millimetres. magnitude: feed `magnitude_maps`, too. echoes: hand all echoes to the data steps inside a network (`echo_maps`).
+    not millimetres. noise_ppm: of "noise", the range of levels, drawn evenly on a logarithmic scale. magnitude: feed `magnitude_maps`, too. echoes:
+    hand all echoes to the data steps inside a network (`echo_maps`).
     """
 
     regularisations: tuple[float, ...] = (0.012, 0.003, 0.05)
     start: Start = "l2"
     magnitude: bool = False
     echoes: bool = False
+    noise_ppm: tuple[float, float] = (0.002, 0.05)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regularisations", tuple(self.regularisations))
         if not self.regularisations or not all(0 < float(r) < math.inf for r in self.regularisations):
             raise InputError(f"The prior's regularisations are {self.regularisations}; at least one is needed, and all must be positive.")
-        if self.start not in ("l2", "tv"):
-            raise InputError(f"The prior's start is {self.start!r}; it must be 'l2' or 'tv'.")
+        if self.start not in get_args(Start):
+            raise InputError(f"The prior's start is {self.start!r}; it must be one of {', '.join(get_args(Start))}.")
+        object.__setattr__(self, "noise_ppm", as_range("noise_ppm", self.noise_ppm, low=1e-6, high=1.0))
 
     @property
     def digest(self) -> str:
@@ -66,11 +71,15 @@ class Prior:
 
     @property
     def n_maps(self) -> int:
-        """Number of maps that a call returns."""
+        """Number of maps that a call returns, or `noisy_maps`."""
+        if self.start == "noise":
+            return 2
         return len(self.regularisations) + (3 if self.start == "tv" else 0)
 
     def __call__(self, field: FieldMap) -> Tensor:
         """Susceptibility (of the third map of "tv": field) in ppm [prior, x, y, z], 0 outside the mask."""
+        if self.start == "noise":
+            raise InputError("A denoiser is fed a noisy susceptibility, not a field: use its weights with method=pnp.")
         if self.start == "l2":
             return torch.stack(self._closed_forms(field))
         raw = nltv(field).chi_ppm
@@ -81,6 +90,24 @@ class Prior:
     def _closed_forms(self, field: FieldMap) -> list[Tensor]:
         size_mm = math.prod(field.geometry.voxel_size_mm) ** (1 / 3)
         return [l2(field, regularisation=r * size_mm**2).chi_ppm for r in self.regularisations]
+
+
+def noise_level_map(mask: Tensor, level_ppm: float) -> Tensor:
+    """What tells a denoiser the standard deviation of the noise: constant in the mask [..., x, y, z], in ppm."""
+    return mask.float() * level_ppm
+
+
+def noisy_maps(chi_ppm: Tensor, mask: Tensor, prior: Prior, seed: int | None = None) -> Tensor:
+    """A susceptibility [1, x, y, z] with white noise and the noise's level, [2, x, y, z] and 0 outside the mask.
+
+    seed: of level and noise; None: a level in the middle of the range, and noise of a fixed seed, for validation.
+    """
+    low, high = (math.log(level) for level in prior.noise_ppm)
+    generator = torch.Generator().manual_seed(0 if seed is None else seed)
+    share = 0.5 if seed is None else float(torch.rand((), generator=generator))
+    level = math.exp(low + share * (high - low))
+    noise = torch.randn(chi_ppm.shape, generator=generator).to(chi_ppm)
+    return torch.cat([(chi_ppm + level * noise) * mask, noise_level_map(mask, level)])
 
 
 def magnitude_maps(scan: Scan) -> Tensor:

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from qsmdl.data.ahead import Ahead
 from qsmdl.data.engine import Engine
-from qsmdl.data.inputs import Prior, echo_maps, magnitude_maps
+from qsmdl.data.inputs import Prior, echo_maps, magnitude_maps, noisy_maps
 from qsmdl.data.recipe import Recipe, Stream, draw_volume, effects_of, render_volume, volume_seed
 from qsmdl.data.sources import VolumeSet
 from qsmdl.errors import InputError
@@ -50,7 +50,11 @@ def training_volume(
     field = fit_field(scan, offset=with_offset, sigma=sigma, kind="total" if effects.has_background else "local")
     if effects.wraps is not None:
         field = leave_wraps(field, scan, effects.wraps, offset=with_offset)
-    maps = {"field_ppm": field.field_ppm[None], "prior_ppm": (maps_of or prior)(field), "chi_ppm": truth.chi_ppm[None], "weight": field.weight[None]}
+    maps = {"field_ppm": field.field_ppm[None], "chi_ppm": truth.chi_ppm[None], "weight": field.weight[None]}
+    if prior.start == "noise":
+        maps["prior_ppm"] = noisy_maps(truth.chi_ppm[None], scan.mask[None], prior)
+    else:
+        maps["prior_ppm"] = (maps_of or prior)(field)
     volumes: dict[str, Tensor] = {name: (values * scan.mask).float() for name, values in maps.items()}
     volumes["mask"] = scan.mask[None]
     if prior.magnitude:
@@ -189,7 +193,7 @@ class PhantomStream(IterableDataset[Batch]):
     def _kept_maps(self, index: int) -> Callable[[FieldMap], Tensor] | None:
         """The prior's maps of a volume of the fixed set, computed once for all trainings; None where computing them takes no time."""
         volumes = self.cache
-        if volumes is None or self.prior.start == "l2":
+        if volumes is None or self.prior.start != "tv":
             return None
         return lambda field: volumes.maps(index, self.prior.digest, lambda: self.prior(field))
 
@@ -221,6 +225,8 @@ class PhantomStream(IterableDataset[Batch]):
         if mirrored:
             axes = [axis + 1 for axis in mirrored]
             patches = {name: patch.flip(axes) if patch.ndim == 4 else patch for name, patch in patches.items()}
+        if self.prior.start == "noise":
+            patches["prior_ppm"] = noisy_maps(patches["chi_ppm"], patches["mask"], self.prior, int(rng.integers(2**62)))
         if rng.random() < self.p_drop_weight:
             patches["weight"] = patches["mask"].float()
         if "magnitude" in patches and rng.random() < self.p_drop_weight:

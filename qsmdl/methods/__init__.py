@@ -4,6 +4,7 @@ from qsmdl.methods.ensembles import flagship, flagship_fine
 from qsmdl.methods.fitting import fine
 from qsmdl.methods.method import CONTEXT, Method, OnStep
 from qsmdl.methods.network import unet
+from qsmdl.methods.plugged import pnp
 from qsmdl.methods.weights import FLAGSHIP_WEIGHTS, SHIPPED_WEIGHTS, load_network, shipped_weights
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "flagship",
     "flagship_fine",
     "load_network",
+    "pnp",
     "shipped_weights",
     "unet",
 ]

@@ -16,11 +16,13 @@ SHIPPED_WEIGHTS = _FOLDER / "quick.safetensors"
 """The small network that comes with the package; its card says what it was trained on."""
 FLAGSHIP_WEIGHTS = _FOLDER / "flagship.safetensors"
 """The network of the methods `flagship` and `flagship_fine`, where it comes with the package."""
+DENOISER_WEIGHTS = _FOLDER / "denoiser.safetensors"
+"""That of `pnp`, where it comes with the package."""
 
 
 def shipped_path(name: ShippedNetwork) -> Path:
     """Where the weights of a network lie that comes with the package, if it does."""
-    return {"quick": SHIPPED_WEIGHTS, "flagship": FLAGSHIP_WEIGHTS}[name]
+    return {"quick": SHIPPED_WEIGHTS, "flagship": FLAGSHIP_WEIGHTS, "denoiser": DENOISER_WEIGHTS}[name]
 
 
 def shipped_weights(name: ShippedNetwork) -> Path:
