@@ -78,7 +78,7 @@ def test_experiments_run(name, tmp_path):
         "debug=fast", "data.patch_size=[16,16,16]", "data.batch_size=1", "network.keywords.width=2", "network.keywords.depth=1", "training.n_steps=2",
         "acquisition.voxel_size_mm=[6.0,6.0]", "data.validation.voxel_size_mm=[6.0,6.0]", "trainer.accelerator=cpu", "trainer.precision=32-true",
     ]  # fmt: skip
-    if name in ("unet_engine", "flagship_small"):
+    if name in ("unet_engine", "flagship_small", "flagship", "denoiser"):
         small.append("phantom.engine.max_voxels=20000")
     assert train_module.fit(composed("train", f"experiment={name}", *small), tmp_path).exists()
 

@@ -1,0 +1,141 @@
+"""Rungs of the flagship's ladder on development heads: networks on one start, which is computed once, alone and averaged over symmetries.
+
+    python benchmarks/ladder.py OUT --weights refiner=RUN/weights.safetensors unrolled=RUN2/weights.safetensors
+    python benchmarks/ladder.py OUT --weights ... --phantoms 8 --snr 30 100 1000      # goes on where an earlier call ended
+
+All networks must be fed the same start (data.prior). Heads are those of `qsmdl heldout` with a seed of their own: never judge on them what was
+chosen on them. Prints the tables of docs/flagship.md.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qsmdl.adaptation.ensemble import run_ensemble, views_of
+from qsmdl.challenge.cases import field_of
+from qsmdl.challenge.heldout import held_out_head
+from qsmdl.challenge.maps import file_digest
+from qsmdl.challenge.paired import compare_paired
+from qsmdl.challenge.rc2 import evaluate
+from qsmdl.challenge.volumes import as_volumes
+from qsmdl.data.inputs import paste, prepare_inputs
+from qsmdl.data.recipe import render_phantom, scan_phantom
+from qsmdl.data.symmetry import parse_symmetries
+from qsmdl.io.files import read_json, write_json
+from qsmdl.methods import load_network
+from qsmdl.scan import Truth
+
+SYMMETRIES = ("identity", "flip_x", "sign", "flip_x+sign")
+METRICS = {
+    "rmse": "NRMSE",
+    "rmse_detrend_Tissue": "Tissue",
+    "rmse_detrend_Blood": "Blood",
+    "rmse_detrend_DGM": "DeepGM",
+    "DeviationFromLinearSlope": "Slope",
+    "CalcStreak": "Streak",
+    "DeviationFromCalcMoment": "Moment",
+}
+FINE = ("DeviationFromLinearSlope", "CalcStreak")
+Scores = dict[str, float | None]
+
+
+def score(chi_ppm: Tensor, truth: Truth) -> Scores:
+    return dict(evaluate(as_volumes(chi_ppm.numpy(), truth.chi_ppm.numpy(), truth.mask.numpy(), truth.labels.numpy())))
+
+
+def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, float]]:
+    """Name, map and seconds: the start with its ringing and without, and every network alone and averaged."""
+    field, priors = field_of(scan), [prior for _, prior, _ in networks.values()]
+    if len({(p.start, p.regularisations) for p in priors}) != 1:
+        raise SystemExit(f"the networks are fed different starts: {priors}")
+    begun = time.perf_counter()
+    asked = {name: any(getattr(p, name) for p in priors) for name in ("magnitude", "echoes")}
+    inputs = prepare_inputs(field, dataclasses.replace(priors[0], **asked), scan)
+    seconds = time.perf_counter() - begun
+    yield "start", paste(inputs.prior_ppm[:, :2].sum(1, keepdim=True), inputs, field), seconds
+    yield "start without ringing", paste(inputs.prior_ppm[:, :1], inputs, field), seconds
+    for name, (network, _, _) in networks.items():
+        for label, symmetries in ((name, SYMMETRIES[:1]), (f"{name} x 4", SYMMETRIES)):
+            begun = time.perf_counter()
+            found = run_ensemble([network], views_of(inputs, parse_symmetries(symmetries)))
+            yield label, paste(found.mean_ppm, inputs, field), time.perf_counter() - begun
+
+
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    paths = dict(word.split("=", 1) for word in arguments.weights)
+    networks = {name: load_network(path) for name, path in paths.items()}
+    made_from = {name: file_digest(Path(path)) for name, path in paths.items()}
+    rows = []
+    for number in range(arguments.phantoms):
+        head = held_out_head(number, seed=arguments.seed, voxel_size_mm=arguments.voxel_size)
+        phantom = None
+        for snr in arguments.snr:
+            path = arguments.out / f"{head.at(snr).name}.json"
+            note = read_json(path) if path.exists() else {}
+            if note.get("made_from") != made_from:
+                phantom = phantom or render_phantom(head.recipe, head.params)
+                scan, truth = scan_phantom(head.recipe, head.at(snr), phantom)
+                told = [{"method": m, "phantom": number, "snr": snr, "seconds": s, "metrics": score(c, truth)} for m, c, s in maps_of(scan, networks)]
+                note = {"made_from": made_from, "rows": told}
+                write_json(path, note, overwrite=True)
+            rows += note["rows"]
+            print(head.at(snr).name, {r["method"]: round(r["metrics"]["rmse"], 1) for r in note["rows"]}, flush=True)
+    return rows
+
+
+def mean_text(values: list[float], digits: int) -> str:
+    return f"{statistics.fmean(values):.{digits}f}" if values else "-"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| | " + " | ".join(METRICS.values()) + " | s |", "|" + "---|" * (len(METRICS) + 2)]
+    for method in dict.fromkeys(r["method"] for r in rows):
+        own = [r for r in rows if r["method"] == method]
+        cells = [mean_text([v for r in own if (v := r["metrics"][key]) is not None], 3 if key in FINE else 1) for key in METRICS]
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {statistics.fmean(r['seconds'] for r in own):.1f} |")
+    return "\n".join(lines)
+
+
+def differences(rows: list[dict[str, Any]], against: str) -> str:
+    """NRMSE against one of the rows, paired by phantom (its SNRs averaged first)."""
+
+    def of(method: str) -> dict[int, float]:
+        numbers = {r["phantom"] for r in rows}
+        return {n: statistics.fmean(r["metrics"]["rmse"] for r in rows if r["method"] == method and r["phantom"] == n) for n in numbers}
+
+    lines = []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        if method != against:
+            found = compare_paired(of(method), of(against))
+            between = f"[{found.low:+.2f}, {found.high:+.2f}]"
+            lines.append(f"{method} - {against}: {found.difference:+.2f} {between}, p {found.p:.3g}, lower on {found.wins} of {found.n}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--weights", nargs="+", required=True, metavar="NAME=PATH")
+    parser.add_argument("--phantoms", type=int, default=4)
+    parser.add_argument("--snr", nargs="+", type=float, default=[100.0, 1000.0])
+    parser.add_argument("--voxel-size", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=77)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        rows = run(arguments)
+    print(table(rows))
+    print(differences(rows, "start without ringing"))
+    (arguments.out / "rows.json").write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
