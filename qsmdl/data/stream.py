@@ -39,7 +39,8 @@ def training_volume(
 ) -> dict[str, Tensor]:
     """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior, magnitude, echoes: [n, x, y, z]; rad_per_ppm: [echo]).
 
-    The field goes through the same estimation as at test time, with an offset where the phase has one. effects: of the scan; a background that was
+    The field goes through the same estimation as at test time, with an offset where the phase has one; chi has the mean of the prior's first map in
+    the mask, since a field tells no constant. effects: of the scan; a background that was
     not removed makes the field a total one, and wraps are what unwrapping leaves in it. peak_snr: of the scan, where it is known; it tells the noise
     of scans whose echoes are too few to show it (one, or two with an offset), and whose air is but a thin rim. maps_of: called in place of the prior,
     by who has its maps already.
@@ -50,11 +51,13 @@ def training_volume(
     field = fit_field(scan, offset=with_offset, sigma=sigma, kind="total" if effects.has_background else "local")
     if effects.wraps is not None:
         field = leave_wraps(field, scan, effects.wraps, offset=with_offset)
-    maps = {"field_ppm": field.field_ppm[None], "chi_ppm": truth.chi_ppm[None], "weight": field.weight[None]}
+    maps = {"field_ppm": field.field_ppm[None], "weight": field.weight[None]}
     if prior.start == "noise":
-        maps["prior_ppm"] = noisy_maps(truth.chi_ppm[None], scan.mask[None], prior)
+        maps["chi_ppm"] = _referenced(truth.chi_ppm, None, scan.mask)[None]
+        maps["prior_ppm"] = noisy_maps(maps["chi_ppm"], scan.mask[None], prior)
     else:
         maps["prior_ppm"] = (maps_of or prior)(field)
+        maps["chi_ppm"] = _referenced(truth.chi_ppm, maps["prior_ppm"][0], scan.mask)[None]
     volumes: dict[str, Tensor] = {name: (values * scan.mask).float() for name, values in maps.items()}
     volumes["mask"] = scan.mask[None]
     if prior.magnitude:
@@ -62,6 +65,16 @@ def training_volume(
     if prior.echoes:
         volumes["rad_per_ppm"], volumes["echo_share"], volumes["echo_phase_rad"] = echo_maps(scan, field, with_offset=with_offset)
     return volumes
+
+
+def _referenced(chi_ppm: Tensor, start_ppm: Tensor | None, mask: Tensor) -> Tensor:
+    """A truth with the mean of the start in the mask (0 without one).
+
+    A field says nothing of a constant of chi, and no score looks at it, but it may be as large as the contrast: a network that is asked for it
+    learns to guess tissues (measured: docs/flagship.md, entry 3).
+    """
+    wanted = 0.0 if start_ppm is None else start_ppm[mask].mean()
+    return (chi_ppm - chi_ppm[mask].mean() + wanted) * mask
 
 
 def check_local_fields(recipe: Recipe) -> None:

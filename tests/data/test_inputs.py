@@ -100,6 +100,20 @@ def test_training_volumes_hold_the_magnitude_where_it_is_asked_for(scanned):
     assert "magnitude" not in training_volume(scan, truth, Prior())
 
 
+@pytest.mark.parametrize("start", ["l2", "noise"])
+def test_networks_are_not_asked_for_the_constant_that_no_field_tells(scanned, start):
+    scan, truth, _ = scanned
+    inside = scan.mask
+    shifted = dataclasses.replace(truth, chi_ppm=(truth.chi_ppm + 0.3) * inside)
+    first, second = (training_volume(scan, t, Prior(start=start)) for t in (truth, shifted))
+    torch.testing.assert_close(first["chi_ppm"], second["chi_ppm"], atol=1e-6, rtol=1e-5)
+    found, wanted = first["chi_ppm"][0], truth.chi_ppm
+    torch.testing.assert_close((found - wanted)[inside], (found - wanted)[inside].mean().expand(int(inside.sum())), atol=1e-6, rtol=1e-5)
+    mean = 0.0 if start == "noise" else float(first["prior_ppm"][0][inside].mean())
+    assert float(found[inside].mean()) == pytest.approx(mean, abs=1e-6)
+    assert float(found[~inside].abs().max()) == 0
+
+
 def test_the_magnitude_is_dropped_now_and_then(scanned):
     scan, truth, _ = scanned
     volumes = training_volume(scan, truth, dataclasses.replace(TV, start="l2"))
