@@ -15,6 +15,7 @@ from qsmdl.cli.main import main
 from qsmdl.cli.methods import keywords_of
 from qsmdl.errors import InputError
 from qsmdl.methods import FLAGSHIP_WEIGHTS
+from qsmdl.methods.weights import DENOISER_WEIGHTS
 
 FUNCTION = '''
 from qsmdl.scan import ChiMap, FieldMap
@@ -131,7 +132,8 @@ def test_words_of_every_method():
     assert as_override("method=all") == f"method=[{','.join(names)}]"
     assert {"tkd", "tv", "unet"} <= set(names)
     several = {n for n, p in method_files().items() if about_of(load_function(p)).input == "several orientations"}
-    unshipped = set() if FLAGSHIP_WEIGHTS.exists() else {"flagship", "flagship_fine"}
+    shipped = {"flagship": FLAGSHIP_WEIGHTS, "flagship_fine": FLAGSHIP_WEIGHTS, "pnp": DENOISER_WEIGHTS}
+    unshipped = {name for name, path in shipped.items() if not path.exists()}
     assert set(method_names()) - set(names) == several | unshipped
 
 
