@@ -24,7 +24,7 @@ from qsmdl.challenge.cases import field_of
 from qsmdl.challenge.heldout import held_out_head
 from qsmdl.challenge.maps import file_digest
 from qsmdl.challenge.paired import compare_paired
-from qsmdl.challenge.rc2 import evaluate
+from qsmdl.challenge.rc2 import official
 from qsmdl.challenge.volumes import as_volumes
 from qsmdl.data.inputs import paste, prepare_inputs
 from qsmdl.data.recipe import render_phantom, scan_phantom
@@ -48,7 +48,7 @@ Scores = dict[str, float | None]
 
 
 def score(chi_ppm: Tensor, truth: Truth) -> Scores:
-    return dict(evaluate(as_volumes(chi_ppm.numpy(), truth.chi_ppm.numpy(), truth.mask.numpy(), truth.labels.numpy())))
+    return dict(official(as_volumes(chi_ppm.numpy(), truth.chi_ppm.numpy(), truth.mask.numpy(), truth.labels.numpy())))
 
 
 def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, float]]:
