@@ -31,9 +31,9 @@ from qsmdl.data.recipe import render_phantom, scan_phantom
 from qsmdl.data.symmetry import parse_symmetries
 from qsmdl.io.files import read_json, write_json
 from qsmdl.methods import load_network
+from qsmdl.methods.ensembles import SYMMETRIES
 from qsmdl.scan import Truth
 
-SYMMETRIES = ("identity", "flip_x", "sign", "flip_x+sign")
 METRICS = {
     "rmse": "NRMSE",
     "rmse_detrend_Tissue": "Tissue",

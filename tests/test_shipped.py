@@ -1,19 +1,23 @@
 """The weights that come with the package, and a wheel that works without the clone."""
 
+import dataclasses
 import json
 import zipfile
 
+import pytest
 import torch
 
+from qsmdl.challenge.cases import field_of
 from qsmdl.data.inputs import prepare_inputs
-from qsmdl.data.recipe import Recipe
+from qsmdl.data.recipe import Recipe, draw_volume, render_volume, volume_seed
 from qsmdl.io.weights import load_weights
-from qsmdl.methods import SHIPPED_WEIGHTS, load_network, unet
+from qsmdl.methods import FLAGSHIP_WEIGHTS, SHIPPED_WEIGHTS, load_network, unet
 from qsmdl.training.losses import nrmse
 
 
-def test_the_card_tells_where_the_weights_come_from():
-    card = load_weights(SHIPPED_WEIGHTS)[1]
+@pytest.mark.parametrize("path", [SHIPPED_WEIGHTS, FLAGSHIP_WEIGHTS])
+def test_the_card_tells_where_the_weights_come_from(path):
+    card = load_weights(path)[1]
     assert card["licence"] == "Apache-2.0"
     assert "no ground truth" in card["training"]["data"]
     assert Recipe(**card["recipe"]).digest == card["recipe_digest"]
@@ -31,6 +35,26 @@ def test_the_shipped_network_was_trained(sample, sample_field):
     before, after = (float(nrmse(m, truth, inputs.mask)) for m in (inputs.prior_ppm[:, :1], chi))
     assert after < 1.02 * before
     assert float((chi - inputs.prior_ppm[:, :1] * inputs.mask).abs().max()) > 0.005
+
+
+def test_the_flagship_is_better_than_its_start_on_a_head_it_never_saw():
+    """A small head of the test stream at 1.25 mm, scanned as the challenge scans."""
+    recipe = Recipe(contrast="sim2", field_of_view_mm=(80.0, 100.0, 100.0), voxel_size_mm=(1.25, 1.25))
+    params = draw_volume(recipe, volume_seed("test", 4242, 0), contrast="sim2")
+    scan, truth = render_volume(recipe, dataclasses.replace(params, peak_snr=100.0))
+    field = field_of(scan)
+    network, prior, _ = load_network(FLAGSHIP_WEIGHTS)
+    inputs = prepare_inputs(field, prior, scan)
+    with torch.no_grad():
+        chi = network(*inputs.arguments)
+    wanted = truth.chi_ppm[inputs.box][None, None]
+    before, after = (float(nrmse(m, wanted, inputs.mask)) for m in (inputs.prior_ppm[:, :1], chi))
+    assert after < before
+    assert float((chi - inputs.prior_ppm[:, :1] * inputs.mask).abs().max()) > 0.005
+
+
+def test_all_shipped_weights_stay_small():
+    assert sum(path.stat().st_size for path in SHIPPED_WEIGHTS.parent.glob("*.safetensors")) < 16e6
 
 
 def test_a_network_gives_the_same_map_twice(sample_field):

@@ -19,7 +19,9 @@ from qsmdl.methods.method import OnStep
 from qsmdl.methods.weights import load_network
 from qsmdl.scan import ChiMap, FieldMap, Outcome, Scan
 
-SYMMETRIES = ("identity", "flip_x", "sign", "flip_x+sign")
+SYMMETRIES = ("identity", "flip_x", "flip_y", "flip_x+flip_y")
+"""Without the sign flip: a network that is fed the magnitude has learned how texture goes along with it, which holds for one sign only
+(docs/flagship.md, entry 3)."""
 
 
 def _members(symmetries: tuple[str, ...], uncertainty: bool) -> tuple[Symmetry, ...]:
