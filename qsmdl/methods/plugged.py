@@ -31,7 +31,8 @@ class _Denoiser:
         centred = ((chi_ppm - mean) * inside)[None, None].float()
         prior = torch.cat([centred, noise_level_map(self._mask, level_ppm)], 1)
         weight = self._mask.float()
-        return (self._network(torch.zeros_like(centred), prior, self._mask, weight)[0, 0] + mean).to(chi_ppm) * inside
+        denoised: Tensor = self._network(torch.zeros_like(centred), prior, self._mask, weight)
+        return (denoised[0, 0] + mean).to(chi_ppm) * inside
 
 
 @about(
