@@ -153,6 +153,14 @@ def alive(pid):
         return False
 
 
+def all_end(pids, within_s=20):
+    """Processes take a moment to be gone after the one that they end with."""
+    until = time.monotonic() + within_s
+    while any(alive(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not any(alive(pid) for pid in pids)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the second process in /proc")
 def test_train_py_starts_and_stops_its_second_process(tmp_path):
     """The command as a user types it; SIGTERM goes to the process that was started, as `kill` would send it."""
@@ -173,7 +181,7 @@ def test_train_py_starts_and_stops_its_second_process(tmp_path):
     assert process.returncode == 130, said
     assert said.count("interrupted after step") == said.count("weights for 100000 steps") == 1
     assert len(others) >= 1
-    assert not any(alive(pid) for pid in others)
+    assert all_end(others)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {".hydra", "checkpoints", "tensorboard", "train.log"}
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
@@ -191,11 +199,9 @@ def test_a_process_ends_with_the_one_that_started_it():
     assert alive(pid)
     process.kill()
     process.wait()
-    until = time.monotonic() + 20
-    while alive(pid) and time.monotonic() < until:
-        time.sleep(0.05)
+    ended = all_end([pid])
     process.stdout.close()
-    assert not alive(pid)
+    assert ended
 
 
 def test_followers_leave_no_files_of_hydra(monkeypatch):
