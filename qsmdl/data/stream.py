@@ -39,8 +39,8 @@ def training_volume(
 ) -> dict[str, Tensor]:
     """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior, magnitude, echoes: [n, x, y, z]; rad_per_ppm: [echo]).
 
-    The field goes through the same estimation as at test time, with an offset where the phase has one; chi has the mean of the prior's first map in
-    the mask, since a field tells no constant. effects: of the scan; a background that was
+    The field goes through the same estimation as at test time, with an offset where the phase has one; chi has the mean of the prior's first map
+    in the mask, since a field tells no constant. effects: of the scan; a background that was
     not removed makes the field a total one, and wraps are what unwrapping leaves in it. peak_snr: of the scan, where it is known; it tells the noise
     of scans whose echoes are too few to show it (one, or two with an offset), and whose air is but a thin rim. maps_of: called in place of the prior,
     by who has its maps already.
@@ -71,7 +71,7 @@ def _referenced(chi_ppm: Tensor, start_ppm: Tensor | None, mask: Tensor) -> Tens
     """A truth with the mean of the start in the mask (0 without one).
 
     A field says nothing of a constant of chi, and no score looks at it, but it may be as large as the contrast: a network that is asked for it
-    learns to guess tissues (measured: docs/flagship.md, entry 3).
+    learns to guess it (measured: docs/flagship.md, entry 2).
     """
     wanted = 0.0 if start_ppm is None else start_ppm[mask].mean()
     return (chi_ppm - chi_ppm[mask].mean() + wanted) * mask
