@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from qsmdl import __version__
+from qsmdl.adaptation.fine import FineInterrupted
 from qsmdl.challenge.cases import read_case
 from qsmdl.challenge.maps import MapStore, StoredMap, file_digest, made_from
 from qsmdl.challenge.metrics import Scores
@@ -80,12 +81,16 @@ class Task:
 def run_task(task: Task, on_step: Callable[[int, float], None] | None = None) -> None:
     """Make the map of a task and write it; what goes wrong is noted and not raised. Meant for a process of its own: the peak memory is then that of
     this method on this scan.
+
+    Raises FineInterrupted for a fit that was stopped: its state is at `task.state_path`, and the next call goes on from it.
     """
     try:
         case = read_case(task.scan).to(task.device)
         chi, row = reconstruct(task.method, case, seed=task.seed, on_step=on_step, state_path=task.state_path)
         on_cpu = replace(chi, chi_ppm=chi.chi_ppm.cpu(), mask=chi.mask.cpu())
         MapStore(task.folder).keep(on_cpu, row, case, task.made_from)
+    except FineInterrupted:  # no failure
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a method does wrong, the others are still wanted
         told = str(error).splitlines()[0] if str(error) else "no reason given"
         task.fail(told if isinstance(error, InputError) else f"{type(error).__name__}: {told}")

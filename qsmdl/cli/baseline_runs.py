@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+from qsmdl.adaptation.fine import FineInterrupted
 from qsmdl.challenge.baselines import Scored, Summary, Task, by_nrmse, run_task, score_task, summarise
 from qsmdl.challenge.cases import read_case, write_builtin_release
 from qsmdl.challenge.guard import admit
@@ -65,7 +66,7 @@ def _tasks(arguments: argparse.Namespace, methods: Sequence[Method]) -> list[Tas
 def _work(task: Task) -> None:
     """What the process of a task does."""
     line = StepLine()
-    with suppress(KeyboardInterrupt):  # the parent says what there is to say
+    with suppress(KeyboardInterrupt, FineInterrupted):  # the parent says what there is to say
         run_task(task, lambda step, value: line(task.method.name, task.scan.name, step, value))
     line.clear()
 

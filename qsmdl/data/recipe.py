@@ -125,7 +125,8 @@ class Recipe:
         and susceptibilities (`chi_range_ppm`). Of a curriculum: in the end.
         """
         protocol = self.protocol_ranges
-        longest = protocol.longest_edge_mm if protocol.anisotropy_probability > 0 else protocol.voxel_size_mm[1]
+        stretched = min(protocol.longest_edge_mm, protocol.voxel_size_mm[1] * protocol.anisotropy[1])
+        longest = stretched if protocol.anisotropy_probability > 0 else protocol.voxel_size_mm[1]
         fields = protocol.b0_choices_tesla or protocol.b0_tesla
         return {
             "voxel_size_mm": (protocol.voxel_size_mm[0], max(longest, protocol.voxel_size_mm[1])),

@@ -1,6 +1,7 @@
 """qsmdl baselines: one command for the table of all methods, which goes on where it was left."""
 
 import json
+import signal
 
 import pytest
 from small_releases import STAGE_1, write_scans
@@ -89,6 +90,22 @@ def test_each_task_has_a_process_of_its_own_and_one_that_dies_is_told(release, t
     assert set(made(tmp_path / "run")) == {"Sim1_tkd.nii.gz"}
     assert "its process ended with status 9" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "failed" / "Sim1_breaks.json").read_text())["made_from"]["settings"] == {"how": "die"}
+
+
+def test_a_stopped_fit_is_no_failure(release, tmp_path, monkeypatch, capsys):
+    """Ctrl-C within FINE leaves its state, from which the same command goes on."""
+    folder, words = tmp_path / "run", ("--methods", "fine", "--set", "fine.n_steps=2")
+    monkeypatch.setattr(baseline_runs, "_run", lambda task, minutes: run_task(task, lambda step, value: signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(SystemExit) as stop:
+        run(folder, release / "Sim1", *words)
+    assert stop.value.code == 130
+    assert "interrupted: FINE stopped after 0 steps. State saved in" in capsys.readouterr().err
+    assert not (folder / "failed").exists()
+    assert [path.name for path in folder.glob("*.fine_state.safetensors")] == ["Sim1_fine.fine_state.safetensors"]
+    monkeypatch.setattr(baseline_runs, "_run", lambda task, minutes: run_task(task))
+    run(folder, release / "Sim1", *words)
+    assert set(made(folder)) == {"Sim1_fine.nii.gz"}
+    assert not list(folder.glob("*.fine_state.safetensors"))
 
 
 @pytest.mark.usefixtures("in_process")

@@ -142,4 +142,5 @@ def test_the_recipe_says_so_in_its_envelope():
     assert envelope["anisotropy"] == (1.0, 1.0)
     engine = Recipe(engine={"protocol": {"anisotropy_probability": 0.5, "anisotropy": [1.0, 2.5]}, "kinds": {"head": 1.0}})
     assert engine.envelope["anisotropy"] == (1.0, 2.5)
+    assert engine.envelope["voxel_size_mm"] == (1.0, 2.5)
     assert all(math.isfinite(v) for v in engine.envelope["chi_ppm"])

@@ -1,0 +1,62 @@
+"""How large errors are where the flagship's maps disagree between symmetries: its calibration on development heads.
+
+    python benchmarks/uncertainty.py OUT                                 # the shipped weights; prints the table of docs/adaptation.md
+    python benchmarks/uncertainty.py OUT --weights RUN/weights.safetensors --phantoms 4 --snr 100 1000
+
+Heads are those of benchmarks/ladder.py, from a seed that the verdict does not use.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qsmdl.adaptation.ensemble import run_ensemble, views_of
+from qsmdl.challenge.calibration import calibrate
+from qsmdl.challenge.cases import field_of
+from qsmdl.challenge.heldout import held_out_head
+from qsmdl.data.inputs import paste, prepare_inputs
+from qsmdl.data.recipe import render_volume
+from qsmdl.data.symmetry import parse_symmetries
+from qsmdl.io.files import atomic_path
+from qsmdl.methods import load_network
+from qsmdl.methods.ensembles import SYMMETRIES
+from qsmdl.report.calibration import calibration_markdown
+
+
+def maps(arguments: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Error without its mean, predicted standard deviation and mask of every scan."""
+    network, prior, _ = load_network(arguments.weights, "flagship")
+    for number in range(arguments.phantoms):
+        head = held_out_head(number, seed=arguments.seed, voxel_size_mm=arguments.voxel_size)
+        for snr in arguments.snr:
+            scan, truth = render_volume(head.recipe, head.at(snr))
+            field = field_of(scan)
+            inputs = prepare_inputs(field, prior, scan)
+            found = run_ensemble([network], views_of(inputs, parse_symmetries(SYMMETRIES)))
+            assert found.std_ppm is not None
+            error = paste(found.mean_ppm, inputs, field) - truth.chi_ppm
+            yield error - error[truth.mask].mean(), paste(found.std_ppm, inputs, field), truth.mask
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--weights", type=Path, help="the shipped flagship by default")
+    parser.add_argument("--phantoms", type=int, default=2)
+    parser.add_argument("--snr", nargs="+", type=float, default=[100.0])
+    parser.add_argument("--voxel-size", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=77)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        text = calibration_markdown(calibrate(maps(arguments)))
+    with atomic_path(arguments.out / "uncertainty.md", True) as hidden:
+        hidden.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
