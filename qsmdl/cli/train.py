@@ -54,6 +54,7 @@ MODULE_SETTINGS = (
     "gradient",
     "compile",
     "checkpoint_blocks",
+    "freeze_norm",
 )
 
 
@@ -117,28 +118,36 @@ def make_callbacks(config: DictConfig, folder: Path, make_record: MakeRecord, de
         SliceLogger(),
         LearningRateMonitor(logging_interval="step"),
         ModelCheckpoint(folder / "checkpoints", filename="best", monitor="val/nrmse", save_last=True, enable_version_counter=False),
-        TQDMProgressBar() if sys.stderr.isatty() else PlainProgress(n_steps=training.n_steps),
+        TQDMProgressBar() if sys.stderr.isatty() else PlainProgress(n_steps=steps_of(config)),
     ]
     if training.early_stopping:
         everything.append(EarlyStopping("val/nrmse", patience=training.early_stopping))
     return Callbacks(stop, wait, everything)
 
 
+def steps_of(config: DictConfig) -> int:
+    """After how many steps training ends: those of its schedule, or `training.stop_after`."""
+    n_steps, stop_after = config.training.n_steps, config.training.stop_after
+    if isinstance(stop_after, bool) or not isinstance(stop_after, int) or not 0 <= stop_after <= n_steps:
+        raise InputError(f"training.stop_after is {stop_after!r}; it must be a whole number from 0 (never) up to training.n_steps, {n_steps}.")
+    return int(stop_after or n_steps)
+
+
 def make_trainer(config: DictConfig, folder: Path, callbacks: list[Callback]) -> lightning.Trainer:
     """One endless epoch, cut into stretches of `validate_every` steps: a stream has no natural end, and loaders keep their heads between
     validations.
     """
-    training, settings = config.training, plain(config.trainer)
+    n_steps, settings = steps_of(config), plain(config.trainer)
     check_strategy(settings)
     if settings["precision"] == "auto":
         # Half precision pays only where the processor computes in it; elsewhere it is emulated, and slower than float32.
         settings["precision"] = "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
     return lightning.Trainer(
         **settings,
-        max_steps=training.n_steps,
+        max_steps=n_steps,
         max_epochs=-1,
-        limit_train_batches=training.n_steps,
-        val_check_interval=min(training.validate_every, training.n_steps),
+        limit_train_batches=n_steps,
+        val_check_interval=min(config.training.validate_every, n_steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=callbacks,
@@ -215,7 +224,7 @@ def fit(config: DictConfig, folder: Path) -> Path:
     make_record = begin_record(guard, data, plain(config.network), earlier)
     callbacks = make_callbacks(config, folder, make_record, describe_batches(config, data))
     trainer = make_trainer(config, folder, callbacks.all)
-    console.print(f"Training {module.network.n_parameters:,} weights for {config.training.n_steps} steps; TensorBoard: tensorboard --logdir {folder}")
+    console.print(f"Training {module.network.n_parameters:,} weights for {steps_of(config)} steps; TensorBoard: tensorboard --logdir {folder}")
     begun = time.monotonic()
     try:
         _run(trainer, module, data, resume)

@@ -48,6 +48,19 @@ def checkpoint_blocks(network: nn.Module) -> None:
         module.checkpoint_blocks = True  # type: ignore[assignment]
 
 
+def keep_statistics(network: nn.Module) -> None:
+    """Has batch norm normalise by its running statistics, and leave them as they are, until the network's `train` is called again.
+
+    With batches of a few patches the statistics of a batch are noisy, and a network that was trained by them is another one when the running ones
+    take their place (Wu and Johnson, arXiv:2105.07576, 2021). Raises InputError for a network without batch norm.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        raise InputError("training.freeze_norm is true, but this network has no batch norm. Set it to false.")
+    for norm in norms:
+        norm.eval()
+
+
 def _compilable(network: nn.Module) -> Iterator[nn.Module]:
     if getattr(network, "compilable", False):
         yield network

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sized
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import lightning
 import torch
@@ -13,7 +13,7 @@ from qsmdl.errors import InputError
 from qsmdl.networks.build import build_network
 from qsmdl.networks.data_term import Physics
 from qsmdl.networks.economy import checkpoint_blocks as recompute_blocks
-from qsmdl.networks.economy import compile_convolutions, compiler_errors, not_compiled
+from qsmdl.networks.economy import compile_convolutions, compiler_errors, keep_statistics, not_compiled
 from qsmdl.scan import Batch
 from qsmdl.training.losses import dipole_consistency, gradient_difference, masked_l1, nrmse, relative_error
 from qsmdl.training.nonfinite import NonFiniteError
@@ -36,6 +36,8 @@ class QSMModule(lightning.LightningModule):
     relative * relative error + (l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, in ppm) * the adapter's scale;
     optimiser AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay over `n_steps`. Validation logs the mean NRMSE over the phantoms as
     `val/nrmse`. compile: the network's convolutional parts, in training (`networks.economy`); checkpoint_blocks: recompute them in the backward pass.
+    freeze_norm: batch norm normalises by its running statistics in training, too, and leaves them as they are, so that the network is trained as it
+    will be used; for the last part of a training, from weights whose statistics are settled (`networks.economy.keep_statistics`).
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class QSMModule(lightning.LightningModule):
         gradient: float = 0.1,
         compile: bool = False,  # noqa: A002 - the name of the setting
         checkpoint_blocks: bool = False,
+        freeze_norm: bool = False,
     ) -> None:
         super().__init__()
         for name, value in {"relative": relative, "l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}.items():
@@ -68,7 +71,16 @@ class QSMModule(lightning.LightningModule):
             recompute_blocks(self.network)
         if compile:
             compile_convolutions(self.network)
+        if freeze_norm:
+            keep_statistics(self.network)  # refused here where there are none
         self.example_input_array = None
+
+    def train(self, mode: bool = True) -> Self:
+        """As everywhere, but for statistics that are to stay."""
+        super().train(mode)
+        if self.hparams.get("freeze_norm"):
+            keep_statistics(self.network)
+        return self
 
     def forward(self, batch: Batch) -> Tensor:
         """Susceptibility in ppm [batch, 1, x, y, z]."""
