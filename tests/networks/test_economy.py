@@ -8,7 +8,7 @@ from torch import nn
 
 from qsmdl.errors import InputError
 from qsmdl.networks.build import build_network
-from qsmdl.networks.economy import checkpoint_blocks, compile_convolutions, compiler_errors, not_compiled
+from qsmdl.networks.economy import checkpoint_blocks, compile_convolutions, compiler_errors, keep_statistics, not_compiled
 from qsmdl.networks.unet import UNet3d
 from qsmdl.training.module import QSMModule
 
@@ -78,7 +78,26 @@ def test_settings_reach_the_network_and_are_plain():
     assert (module.hparams["compile"], module.hparams["checkpoint_blocks"]) == (True, True)
 
 
+def test_kept_statistics():
+    """Training mode gives the maps of evaluation mode, statistics stay, and all weights still learn; without, batches change both."""
+    module, free = QSMModule(SETTINGS, n_steps=2, freeze_norm=True), QSMModule(SETTINGS, n_steps=2)
+    module.network.load_state_dict(network().state_dict())
+    free.network.load_state_dict(network().state_dict())
+    expected = module.eval().network(*inputs()).detach()
+    for one in (module, free):
+        assert one.train() is one
+    before = {name: value.clone() for name, value in module.network.named_buffers()}
+    chi, gradients, _ = step(module.network)
+    assert torch.equal(chi, expected)
+    same(dict(module.network.named_buffers()), before)
+    assert min(float(g.abs().max()) for g in gradients.values()) > 0
+    assert not torch.allclose(step(free.network)[0], expected)
+    assert any(not torch.equal(value, before[name]) for name, value in free.network.named_buffers())
+
+
 def test_networks_that_cannot_are_refused():
+    with pytest.raises(InputError, match=r"training\.freeze_norm is true, but this network has no batch norm"):
+        keep_statistics(network(norm="group"))
     bare = nn.Sequential(nn.Conv3d(1, 1, 3))
     with pytest.raises(InputError, match=r"training\.checkpoint_blocks is true, but no part"):
         checkpoint_blocks(bare)

@@ -83,6 +83,26 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, with_callback)
     same(whole, load_weights(train_module.fit(config(f"resume={interrupted}"), tmp_path / "resumed"))[0])
 
 
+def test_a_run_may_end_before_its_schedule(tmp_path, with_callback):
+    """Its weights are those of the longer run at that step, to go on from; an interruption at another step changes nothing."""
+    with pytest.raises(SystemExit):
+        with_callback(InterruptAt(2), config(), tmp_path / "part")
+    at_three = torch.load(tmp_path / "part" / "checkpoints" / "interrupted.ckpt", weights_only=True)
+    tensors, card = load_weights(train_module.fit(config("training.stop_after=3"), tmp_path / "short"))
+    assert (at_three["global_step"], card["training"]["steps_done"], card["record"]["n_steps"]) == (3, 3, 3)
+    same(tensors, {name: at_three["state_dict"][f"network.{name}"] for name in tensors})
+    with pytest.raises(SystemExit):
+        with_callback(InterruptAt(1), config("training.stop_after=3"), tmp_path / "again")
+    resumed = config(f"resume={tmp_path / 'again' / 'checkpoints' / 'interrupted.ckpt'}", "training.stop_after=3")
+    same(tensors, load_weights(train_module.fit(resumed, tmp_path / "resumed"))[0])
+
+
+@pytest.mark.parametrize("value", ["7", "-1", "true", "1.5"])
+def test_a_run_cannot_end_after_its_schedule(tmp_path, value):
+    with pytest.raises(InputError, match=rf"training\.stop_after is {value.capitalize()}; it must be a whole number from 0"):
+        train_module.fit(config("training.n_steps=6", f"training.stop_after={value}"), tmp_path)
+
+
 def test_a_crashed_run_resumes_from_its_last_validation(tmp_path, with_callback):
     whole = load_weights(train_module.fit(config(), tmp_path / "whole"))[0]
     with pytest.raises(OSError, match="power cut"):
