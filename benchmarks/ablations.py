@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from ladder import differences, score, table
+from ladder import differences, read_options, score, table
 from torch import Tensor
 
 from qsmdl.adaptation.ensemble import run_ensemble, views_of
@@ -34,10 +34,6 @@ from qsmdl.networks.unrolled import Unrolled
 ALL = "all of it"
 
 
-def with_setting(unrolled: Unrolled, **settings: Any) -> contextlib.AbstractContextManager[Any]:
-    return patch.multiple(unrolled, **settings)
-
-
 def without_data(unrolled: Unrolled) -> contextlib.AbstractContextManager[Any]:
     """The misfit has no weight anywhere, so gradient and residual are 0 in all steps."""
     known: Callable[..., DataTerm] = unrolled.data_term
@@ -46,14 +42,14 @@ def without_data(unrolled: Unrolled) -> contextlib.AbstractContextManager[Any]:
         term = known(*arguments)
         return dataclasses.replace(term, squared_weight=torch.zeros_like(term.squared_weight))
 
-    return with_setting(unrolled, data_term=blind)
+    return patch.multiple(unrolled, data_term=blind)
 
 
 def variants(network: Any, inputs: NetworkInputs) -> Iterator[tuple[str, Tensor]]:
     """Names and maps on the inputs' box."""
     unrolled: Unrolled = network.network
     yield ALL, network(*inputs.arguments)
-    with with_setting(unrolled, misfit="field"):
+    with patch.multiple(unrolled, misfit="field"):
         yield "data term of the field map, not of the echoes", network(*inputs.arguments)
     flat = dataclasses.replace(inputs, weight=inputs.mask.to(inputs.weight))
     yield "no weights", network(*flat.arguments)
@@ -61,7 +57,7 @@ def variants(network: Any, inputs: NetworkInputs) -> Iterator[tuple[str, Tensor]
     with without_data(unrolled):
         yield "no data term", network(*inputs.arguments)
     for n_steps in range(1, unrolled.n_steps):
-        with with_setting(unrolled, n_steps=n_steps):
+        with patch.multiple(unrolled, n_steps=n_steps):
             yield f"stopped after step {n_steps} of {len(unrolled.proximal)}", network(*inputs.arguments)
     for n_members in (2, len(SYMMETRIES)):
         found = run_ensemble([network], views_of(inputs, parse_symmetries(SYMMETRIES[:n_members])))
@@ -92,14 +88,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
     parser.add_argument("--weights", type=Path, help="the shipped flagship by default")
-    parser.add_argument("--phantoms", type=int, default=2)
-    parser.add_argument("--snr", nargs="+", type=float, default=[100.0])
-    parser.add_argument("--voxel-size", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=77)
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments = read_options(parser, phantoms=2, snr=[100.0])
     with torch.no_grad():
         rows = run(arguments)
     print(table(rows))

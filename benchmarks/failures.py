@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from generators import nrmse
 from hydra import compose, initialize_config_dir
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -75,12 +76,6 @@ def _scanned_at(recipe: Recipe, params: VolumeParams, voxel_mm: float) -> tuple[
     return recipe, dataclasses.replace(params, voxel_size_mm=(voxel_mm,) * 3, shape=shape)
 
 
-def nrmse(chi: Tensor, truth: Truth) -> float:
-    """In %, both demeaned in the mask."""
-    a, b = (v[truth.mask] - v[truth.mask].mean() for v in (chi, truth.chi_ppm))
-    return 100 * float((a - b).norm() / b.norm())
-
-
 def draw_row(axes: Any, case: Case, scan: Scan, truth: Truth, maps: dict[str, Tensor], notes: dict[str, str]) -> None:
     """Truth, maps and their errors, in the axial slice through the middle of the mask."""
     index = int(truth.mask.sum((0, 1)).argmax())
@@ -120,7 +115,7 @@ def main() -> None:
         with torch.no_grad():
             inputs = prepare_inputs(field, prior, known)
             maps = {"fed": paste(inputs.prior_ppm[:, :1], inputs, field), "network": paste(network(*inputs.arguments), inputs, field)}
-        errors = {name: nrmse(chi, truth) for name, chi in maps.items()}
+        errors = {name: nrmse(chi, truth.chi_ppm, truth.mask) for name, chi in maps.items()}
         warned = "; ".join(doubts_of(card, field, known, maps["network"])) or "-"
         print(f"| {case.name} | {errors['fed']:.1f} | {errors['network']:.1f} | {warned} |", flush=True)
         draw_row(axes, case, scan, truth, maps, {name: f"{name}: NRMSE {value:.1f} %" for name, value in errors.items()})

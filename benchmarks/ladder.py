@@ -120,16 +120,22 @@ def differences(rows: list[dict[str, Any]], against: str) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_options(parser: argparse.ArgumentParser, *, phantoms: int, snr: list[float]) -> argparse.Namespace:
+    """The command line, with the development heads and the folder OUT, which is made."""
     parser.add_argument("out", type=Path)
-    parser.add_argument("--weights", nargs="+", required=True, metavar="NAME=PATH")
-    parser.add_argument("--phantoms", type=int, default=4)
-    parser.add_argument("--snr", nargs="+", type=float, default=[100.0, 1000.0])
+    parser.add_argument("--phantoms", type=int, default=phantoms)
+    parser.add_argument("--snr", nargs="+", type=float, default=snr)
     parser.add_argument("--voxel-size", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=77)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", nargs="+", required=True, metavar="NAME=PATH")
+    arguments = read_options(parser, phantoms=4, snr=[100.0, 1000.0])
     with torch.no_grad():
         rows = run(arguments)
     print(table(rows))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from ladder import read_options
 from torch import Tensor
 
 from qsmdl.adaptation.ensemble import run_ensemble, views_of
@@ -43,14 +44,8 @@ def maps(arguments: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor, Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
     parser.add_argument("--weights", type=Path, help="the shipped flagship by default")
-    parser.add_argument("--phantoms", type=int, default=2)
-    parser.add_argument("--snr", nargs="+", type=float, default=[100.0])
-    parser.add_argument("--voxel-size", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=77)
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments = read_options(parser, phantoms=2, snr=[100.0])
     with torch.no_grad():
         text = calibration_markdown(calibrate(maps(arguments)))
     with atomic_path(arguments.out / "uncertainty.md", True) as hidden:
