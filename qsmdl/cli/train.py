@@ -162,12 +162,15 @@ def make_card(config: DictConfig, data: PhantomData, trainer: lightning.Trainer,
     """What goes with the weights: how to build the network, what it may be fed, what it was trained on."""
     nrmse, recipe = trainer.callback_metrics.get("val/nrmse"), data.recipe
     n_volumes = data.sources(trainer.global_step)[0]["n_volumes"]
+    envelope = recipe.at(max(n_volumes - 1, 0)).envelope  # a curriculum may not have come to its end
+    if not (config.data.prior.magnitude or config.data.prior.echoes):
+        del envelope["n_echoes"]  # a network that is fed the field map alone does not know of echoes
     return {
         "qsmdl_version": __version__,
         "network": plain(config.network),
         "prior": plain(config.data.prior),
         "units": "ppm in, ppm out; field = D chi, phase = +2 pi gamma B0 TE field",
-        "envelope": recipe.at(max(n_volumes - 1, 0)).envelope,  # a curriculum may not have come to its end
+        "envelope": envelope,
         "recipe": recipe.to_plain(),
         "recipe_digest": recipe.digest,
         "training": {

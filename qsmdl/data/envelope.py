@@ -79,6 +79,7 @@ def outside_envelope(envelope: Mapping[str, Any], field: FieldMap, scan: Scan | 
         _outside("voxels have edges of", edges, _range_of(envelope.get("voxel_size_mm")), " mm"),
         _outside("the longest over the shortest edge is", (max(edges) / min(edges),), _range_of(envelope.get("anisotropy"))),
         _outside("B0 is", (geometry.b0_tesla,), _range_of(envelope.get("b0_tesla")), " T"),
+        _outside("the number of echoes is", () if scan is None else (len(scan.echo_times_s),), _range_of(envelope.get("n_echoes"))),
         _outside("the peak SNR is about", () if found is None else (found,), _range_of(envelope.get("peak_snr")), slack=_SNR_SLACK),
         None
         if limit is None or (tilt := _tilt_deg(geometry.b0_direction)) <= limit[1] + _TILT_SLACK_DEG

@@ -121,8 +121,8 @@ class Recipe:
 
     @property
     def envelope(self) -> dict[str, Any]:
-        """Within what a network trained on this has seen scans: voxel edges and their ratio, peak SNR, tilt of B0, field strength, tissue contrast,
-        and susceptibilities (`chi_range_ppm`). Of a curriculum: in the end.
+        """Within what a network trained on this has seen scans: voxel edges and their ratio, peak SNR, tilt of B0, field strength, number of
+        echoes, tissue contrast, and susceptibilities (`chi_range_ppm`). Of a curriculum: in the end.
         """
         protocol = self.protocol_ranges
         stretched = min(protocol.longest_edge_mm, protocol.voxel_size_mm[1] * protocol.anisotropy[1])
@@ -134,6 +134,7 @@ class Recipe:
             "peak_snr": protocol.peak_snr,
             "max_tilt_deg": protocol.max_tilt_deg if protocol.tilt_probability > 0 else 0.0,
             "b0_tesla": (min(fields), max(fields)),
+            "n_echoes": protocol.n_echoes,
             "contrast": self.contrast,
             "chi_ppm": chi_range_ppm(self.contrast, self.engine if isinstance(self.engine, Engine) else None),
         }

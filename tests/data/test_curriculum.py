@@ -86,6 +86,7 @@ def test_a_volume_is_not_drawn_without_its_number():
 
 SMALL = (*SHAPES, "data.batches_per_volume=2", "data.curriculum.until=2", "data.curriculum.lesions=0", "data.curriculum.peak_snr=[900,1000]")
 MANY = ("phantom.engine.lesions.calcification.probability=1", "acquisition.engine.protocol.peak_snr=[30,1000]")
+MAGNITUDE = ("data.prior.magnitude=true", "network.adapter.channels=[field,prior,weight,magnitude]", "acquisition.engine.protocol.n_echoes=[2,3]")
 
 
 def take(iterable, n):
@@ -110,14 +111,15 @@ def test_a_fixed_set_holds_the_curriculum(tmp_path):
     "ignore::UserWarning:lightning", "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*does not have many workers"
 )
 @pytest.mark.usefixtures("fast_heads")
-@pytest.mark.parametrize(("n_steps", "envelope"), [(2, [900.0, 1000.0]), (6, [30.0, 1000.0])])
-def test_the_card_tells_what_was_seen(tmp_path, n_steps, envelope, capsys):
+@pytest.mark.parametrize(("n_steps", "envelope", "fed"), [(2, [900.0, 1000.0], ()), (6, [30.0, 1000.0], MAGNITUDE)])
+def test_the_card_tells_what_was_seen(tmp_path, n_steps, envelope, fed, capsys):
     """The envelope of a training that ended within its curriculum is no wider than that had become."""
-    words = (*SMALL, *MANY, "data.validation.voxel_size_mm=[6.0,6.0]", f"training.n_steps={n_steps}")
+    words = (*SMALL, *MANY, "data.validation.voxel_size_mm=[6.0,6.0]", f"training.n_steps={n_steps}", *fed)
     _, card = load_weights(train_module.fit(config_of(words), tmp_path))
     assert card["recipe"]["curriculum"]["until"] == 2
     assert card["record"]["sources"][0]["recipe"] == card["recipe"]
     assert card["record"]["sources"][0]["recipe_digest"] == card["recipe_digest"]
     assert "curriculum" not in card["record"]["sources"][1]["recipe"]
     assert card["envelope"]["peak_snr"] == pytest.approx(envelope)
+    assert card["envelope"].get("n_echoes") == ([2, 3] if fed else None)  # the field map alone does not tell
     assert ("1 volumes were drawn, but the curriculum ends at number 2" in capsys.readouterr().err) == (n_steps == 2)

@@ -20,7 +20,7 @@ from qsmdl.scan import FieldMap, Geometry
 
 ENVELOPE = {
     "voxel_size_mm": [4.0, 6.0], "anisotropy": [1.0, 1.5], "peak_snr": [50.0, 200.0], "max_tilt_deg": 30.0, "b0_tesla": [3.0, 7.0],
-    "contrast": "random", "chi_ppm": [-3.5, 0.6],
+    "n_echoes": [2, 6], "contrast": "random", "chi_ppm": [-3.5, 0.6],
 }  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def test_within_nothing_is_told(sample, sample_field):
         ({"voxel_size_mm": [1.0, 1.8]}, r"voxels have edges of [45\.\d, ]+ mm, but the network was trained with 1 to 1.8 mm"),
         ({"b0_tesla": 3.0}, "B0 is 7 T, but the network was trained with 3 T only"),
         ({"b0_tesla": [1.5, 3.0]}, "B0 is 7 T, but the network was trained with 1.5 to 3 T"),
+        ({"n_echoes": [5, 8]}, "the number of echoes is 4, but the network was trained with 5 to 8"),
         ({"chi_ppm": [-0.1, 0.1]}, r"the map reaches -0\.2\d+ ppm, but the network was trained with -0.1 to 0.1 ppm"),
         ({"peak_snr": [300.0, 1500.0]}, r"the peak SNR is about \d\d\.\d+, but the network was trained with 300 to 1500"),
     ],
@@ -143,4 +144,6 @@ def test_the_recipe_says_so_in_its_envelope():
     engine = Recipe(engine={"protocol": {"anisotropy_probability": 0.5, "anisotropy": [1.0, 2.5]}, "kinds": {"head": 1.0}})
     assert engine.envelope["anisotropy"] == (1.0, 2.5)
     assert engine.envelope["voxel_size_mm"] == (1.0, 2.5)
+    assert Recipe(echo_times_s=(0.01, 0.02, 0.03)).envelope["n_echoes"] == (3, 3)
+    assert Recipe(engine={"protocol": {"n_echoes": [2, 5]}}).envelope["n_echoes"] == (2, 5)
     assert all(math.isfinite(v) for v in engine.envelope["chi_ppm"])
