@@ -26,13 +26,14 @@ from qsmdl.challenge.maps import file_digest
 from qsmdl.challenge.paired import compare_paired
 from qsmdl.challenge.rc2 import official
 from qsmdl.challenge.volumes import as_volumes
-from qsmdl.data.inputs import paste, prepare_inputs
+from qsmdl.data.inputs import paste, prepare_inputs, ringing_of
 from qsmdl.data.recipe import render_phantom, scan_phantom
 from qsmdl.data.symmetry import parse_symmetries
 from qsmdl.io.files import read_json, write_json
 from qsmdl.methods import load_network
 from qsmdl.methods.ensembles import SYMMETRIES
 from qsmdl.scan import Truth
+from qsmdl.solvers.large_scales import explain_large_scales
 
 METRICS = {
     "rmse": "NRMSE",
@@ -52,9 +53,9 @@ def score(chi_ppm: Tensor, truth: Truth) -> Scores:
 
 
 def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, float]]:
-    """Name, map and seconds: the start with its ringing and without, and every network alone and averaged."""
+    """Name, map and seconds: the start with its ringing and without, and every network alone, averaged, and with the final solve."""
     field, priors = field_of(scan), [prior for _, prior, _ in networks.values()]
-    if len({(p.start, p.regularisations) for p in priors}) != 1:
+    if len({p.digest for p in priors}) != 1:
         raise SystemExit(f"the networks are fed different starts: {priors}")
     begun = time.perf_counter()
     asked = {name: any(getattr(p, name) for p in priors) for name in ("magnitude", "echoes")}
@@ -62,11 +63,14 @@ def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, 
     seconds = time.perf_counter() - begun
     yield "start", paste(inputs.prior_ppm[:, :2].sum(1, keepdim=True), inputs, field), seconds
     yield "start without ringing", paste(inputs.prior_ppm[:, :1], inputs, field), seconds
+    ringing = ringing_of(inputs, priors[0], field)
     for name, (network, _, _) in networks.items():
         for label, symmetries in ((name, SYMMETRIES[:1]), (f"{name} x 4", SYMMETRIES)):
             begun = time.perf_counter()
             found = run_ensemble([network], views_of(inputs, parse_symmetries(symmetries)))
-            yield label, paste(found.mean_ppm, inputs, field), time.perf_counter() - begun
+            chi = paste(found.mean_ppm, inputs, field)
+            yield label, chi, time.perf_counter() - begun
+        yield f"{label}, final solve", explain_large_scales(chi, field, ringing_ppm=ringing), time.perf_counter() - begun
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:

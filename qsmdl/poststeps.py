@@ -1,4 +1,6 @@
-"""What any method may have done around it: its regularisation chosen without truth (`select`), and ringing removed from its map (`unring`)."""
+"""What any method may have done around it: its regularisation chosen without truth (`select`), ringing removed from its map (`unring`), and the large
+scales of its map brought into line with the field (`large_scales`).
+"""
 
 import dataclasses
 import math
@@ -7,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from qsmdl.about import About
 from qsmdl.errors import InputError
@@ -14,19 +17,22 @@ from qsmdl.physics.unring import unring
 from qsmdl.scan import ChiMap, FieldMap
 from qsmdl.selecting.rules import check_rule
 from qsmdl.selecting.sweep import candidates_between, check_candidates, select_map
+from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.validation import check_settings
 
-POST_STEPS = ("unring", "select", "select_candidates")
+POST_STEPS = ("unring", "large_scales", "select", "select_candidates")
 """Settings of every method beside its function's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class PostSteps:
-    """unring: remove the ringing of a k-space crop from the map (docs/unring.md); select: the rule that chooses the method's parameter (docs/
-    parameters.md), None to keep the setting; select_candidates: what it chooses from, None for a decade on either side of the setting.
+    """unring: remove the ringing of a k-space crop from the map (docs/unring.md); large_scales: correct the map smoothly, so that it explains the
+    field (`solvers.large_scales`), after the former; select: the rule that chooses the method's parameter (docs/parameters.md), None to keep the
+    setting; select_candidates: what it chooses from, None for a decade on either side of the setting.
     """
 
     unring: bool = False
+    large_scales: bool = False
     select: str | None = None
     select_candidates: tuple[float, ...] | None = None
 
@@ -61,7 +67,12 @@ def run_with_steps(run: Callable[..., ChiMap], field: FieldMap, steps: PostSteps
     else:
         candidates = steps.select_candidates or default_candidates(parameter, value)
         chi = select_map(lambda tried: run(**{parameter: tried}), field, parameter=parameter, rule=steps.select, candidates=candidates)
-    return unrung(chi) if steps.unring else chi
+    found = unrung(chi) if steps.unring else chi
+    return _explained(found, field, chi.chi_ppm - found.chi_ppm) if steps.large_scales else found
+
+
+def _explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor) -> ChiMap:
+    return dataclasses.replace(chi, chi_ppm=explain_large_scales(chi.chi_ppm, field, ringing_ppm=ringing_ppm))
 
 
 @torch.no_grad()

@@ -19,7 +19,10 @@ from qsmdl.io.weights import load_weights, save_weights
 from qsmdl.methods import SHIPPED_WEIGHTS, Method, fine, flagship, flagship_fine, load_network, unet
 from qsmdl.methods.weights import shipped_weights
 from qsmdl.networks.build import build_network
+from qsmdl.physics.unring import unring
 from qsmdl.scan import ChiMap
+from qsmdl.solvers.large_scales import explain_large_scales
+from qsmdl.solvers.tv import nltv
 
 NETWORK = {"architecture": "unet", "adapter": {}, "keywords": {"width": 2, "depth": 1, "zero_head": True}}
 FIT = {"n_steps": 4, "learning_rate": 5e-3, "precision": "float32"}
@@ -50,7 +53,7 @@ def no_flagship(tmp_path, monkeypatch):
 
 def test_the_map_is_the_mean_of_the_symmetries_and_its_uncertainty_their_spread(sample_field, weights):
     names = ("identity", "flip_x", "flip_y+sign")
-    chi = flagship(sample_field, checkpoint=weights, symmetries=names)
+    chi = flagship(sample_field, checkpoint=weights, symmetries=names, final_solve=False)
     network, prior, _ = load_network(weights)
     inputs = prepare_inputs(sample_field, prior)
     with torch.no_grad():
@@ -63,13 +66,33 @@ def test_the_map_is_the_mean_of_the_symmetries_and_its_uncertainty_their_spread(
 
 
 def test_one_symmetry_is_the_network_itself(sample_field, weights):
-    chi = flagship(sample_field, checkpoint=weights, symmetries=("identity",), uncertainty=False)
+    chi = flagship(sample_field, checkpoint=weights, symmetries=("identity",), uncertainty=False, final_solve=False)
     assert torch.equal(chi.chi_ppm, unet(sample_field, checkpoint=weights).chi_ppm)
     assert chi.uncertainty_ppm is None
     with pytest.raises(InputError, match="one map has no spread"):
         flagship(sample_field, checkpoint=weights, symmetries=("identity",))
     with pytest.raises(InputError, match="no symmetry 'flip'"):
         flagship(sample_field, checkpoint=weights, symmetries=("flip",))
+
+
+def test_at_the_end_the_large_scales_explain_the_field(sample, sample_field, weights, tmp_path):
+    before, after = (flagship(sample_field, checkpoint=weights, final_solve=on) for on in (False, True))
+    assert torch.equal(after.chi_ppm, explain_large_scales(before.chi_ppm, sample_field))
+    assert float((after.chi_ppm - before.chi_ppm).abs().max()) > 1e-3
+    assert torch.equal(after.uncertainty_ppm, before.uncertainty_ppm)
+
+
+def test_the_final_solve_knows_of_the_ringing_that_the_start_lost(sample, sample_field, tmp_path):
+    network = {**NETWORK, "adapter": {"channels": ["prior"], "n_priors": 4}}
+    path = tmp_path / "tv.safetensors"
+    card = {"network": network, "prior": {"start": "tv", "regularisations": [0.05]}}
+    save_weights(path, build_network(network).state_dict(), card)  # untrained: the start itself
+    names = {"checkpoint": path, "symmetries": ("identity",), "uncertainty": False}
+    raw = nltv(sample_field).chi_ppm
+    start = torch.where(sample_field.mask, unring(raw), 0.0)
+    expected = explain_large_scales(start, sample_field, ringing_ppm=raw - start)
+    torch.testing.assert_close(flagship(sample_field, **names).chi_ppm, expected, atol=1e-7, rtol=1e-5)
+    assert float((expected - explain_large_scales(start, sample_field)).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("name", ["flagship", "flagship_fine"])

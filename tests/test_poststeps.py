@@ -1,4 +1,4 @@
-"""What any method may have done around it: `select` and `unring`."""
+"""What any method may have done around it: `select`, `unring` and `large_scales`."""
 
 import math
 from dataclasses import replace
@@ -13,6 +13,7 @@ from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.unring import unring
 from qsmdl.scan import ChiMap, FieldMap, Geometry, Outcome
 from qsmdl.solvers.direct import tkd
+from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import tv
 
 GEOMETRY = Geometry((12, 10, 9))
@@ -130,6 +131,16 @@ def test_ringing_is_removed_as_from_the_truth(field):
     assert not torch.equal(unrung.chi_ppm, plain.chi_ppm)
     assert float(unrung.chi_ppm[~mask].abs().max()) == 0
     assert unrung.outcome == plain.outcome
+
+
+def test_large_scales_come_last_and_know_what_was_removed(field):
+    """Smooth, within the mask: a map that has lost its ringing does not get it back."""
+    settings = ({}, {"unring": True}, {"large_scales": True}, {"unring": True, "large_scales": True})
+    plain, clean, explained, both = (Method("made_up", made_up, **s)(field).chi_ppm for s in settings)
+    assert torch.equal(explained, explain_large_scales(plain, field))
+    assert torch.equal(both, explain_large_scales(clean, field, ringing_ppm=plain - clean))
+    assert not torch.equal(explained, plain)
+    assert not torch.equal(both, explain_large_scales(clean, field))
 
 
 def test_unring_follows_select(field):

@@ -21,6 +21,7 @@ FROM_DESCRIPTION_NOTE = f"{FROM_DESCRIPTION} from the description: built from a 
 _ENTRY = re.compile(r"(?P<key>[A-Za-z_]\w*):(?P<value>.*?)(?:\s#\s*(?P<comment>.*))?$")
 _OF_EVERY_METHOD = {
     "unring": "removal of ringing after the inversion (docs/unring.md)",
+    "large_scales": "smooth correction that explains the field, at the end (docs/large-scales.md)",
     "select": "choose the parameter without truth: lcurve | zero | frequency | discrepancy (docs/parameters.md)",
     "select_candidates": "what to choose from; null: a decade on either side of the setting",
 }
@@ -53,8 +54,9 @@ def keywords_of(path: Path) -> list[Keyword]:
         if name not in CONTEXT and name not in found:
             found[name] = Keyword(name, "required" if parameter.default is parameter.empty else str(parameter.default), "")
     for name, comment in _OF_EVERY_METHOD.items():
-        if name == "unring" or about_of(function).parameter:
-            found.setdefault(name, Keyword(name, "false" if name == "unring" else "null", comment))
+        chooses = name.startswith("select")
+        if not chooses or about_of(function).parameter:
+            found.setdefault(name, Keyword(name, "null" if chooses else "false", comment))
     return list(found.values())
 
 

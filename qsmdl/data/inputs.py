@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from qsmdl.physics.relaxation import fit_r2star
 from qsmdl.physics.unring import unring
 from qsmdl.scan import FieldMap, Geometry, Scan
 from qsmdl.solvers.direct import l2
+from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import nltv
 from qsmdl.units import rad_per_ppm
 
@@ -29,6 +31,9 @@ _VERSION = 1
 
 Start = Literal["l2", "tv", "noise"]
 _R2STAR_SCALE_PER_S = 50.0
+_REGULARISATION = float(inspect.signature(nltv).parameters["regularisation"].default)
+_USUAL_NOISE_PPM = 8e-4
+"""Of the challenge's scans at peak SNR 100 (four echoes at 7 T)."""
 N_ECHOES = 8
 _LONE_ECHO_S = 0.004
 _LEAST_AGREEMENT = 0.5
@@ -42,11 +47,12 @@ class Prior:
     where the dipole kernel is small; together they tell the network what is signal, noise and streak. "tv", the map of the nonlinear total variation
     (`solvers.tv.nltv`, its defaults) without its ringing (`physics.unring`), the ringing that was removed, the field that the map leaves unexplained,
     and the closed-form inversions of that rest: a network that adds nothing is then as good as the classical method. "noise": no inversion but a
-    noisy susceptibility and its noise level, from which denoisers learn (`noisy_maps`); the field is not looked at.
-    regularisations: of the closed forms, per voxel, without a unit: the weight of the squared differences between neighbours. In mm^2 they are this
-    times the squared voxel size, so that they suppress the same part of k-space, in cycles per voxel, at every resolution; a network knows voxels,
-    not millimetres. noise_ppm: of "noise", the range of levels, drawn evenly on a logarithmic scale. magnitude: feed `magnitude_maps`, too. echoes:
-    hand all echoes to the data steps inside a network (`echo_maps`).
+    noisy susceptibility and its noise level, from which denoisers learn (`noisy_maps`); the field is not looked at. regularisations: of the closed
+    forms, per voxel, without a unit: the weight of the squared differences between neighbours. In mm^2 they are this times the squared voxel size, so
+    that they suppress the same part of k-space, in cycles per voxel, at every resolution; a network knows voxels, not millimetres. noise_scaled,
+    large_scales: of "tv", its regularisation grows with the field's noise (`noise_scaled_regularisation`), and its large scales explain the field
+    (`solvers.large_scales`). noise_ppm: of "noise", the range of levels, drawn evenly on a logarithmic scale. magnitude: feed `magnitude_maps`, too.
+    echoes: hand all echoes to the data steps inside a network (`echo_maps`).
     """
 
     regularisations: tuple[float, ...] = (0.012, 0.003, 0.05)
@@ -54,6 +60,8 @@ class Prior:
     magnitude: bool = False
     echoes: bool = False
     noise_ppm: tuple[float, float] = (0.002, 0.05)
+    noise_scaled: bool = False
+    large_scales: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regularisations", tuple(self.regularisations))
@@ -61,12 +69,15 @@ class Prior:
             raise InputError(f"The prior's regularisations are {self.regularisations}; at least one is needed, and all must be positive.")
         if self.start not in get_args(Start):
             raise InputError(f"The prior's start is {self.start!r}; it must be one of {', '.join(get_args(Start))}.")
+        if self.start != "tv" and (self.noise_scaled or self.large_scales):
+            raise InputError(f"The prior's start is {self.start!r}; noise_scaled and large_scales are of the start 'tv'. Set them to false.")
         object.__setattr__(self, "noise_ppm", as_range("noise_ppm", self.noise_ppm, low=1e-6, high=1.0))
 
     @property
     def digest(self) -> str:
         """A hash of what decides on the maps of a call."""
-        settings = {"start": self.start, "regularisations": self.regularisations, "version": _VERSION}
+        settings: dict[str, Any] = {"start": self.start, "regularisations": self.regularisations, "version": _VERSION}
+        settings |= {name: True for name in ("noise_scaled", "large_scales") if getattr(self, name)}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -82,14 +93,27 @@ class Prior:
             raise InputError("A denoiser is fed a noisy susceptibility, not a field: use its weights with method=pnp.")
         if self.start == "l2":
             return torch.stack(self._closed_forms(field))
-        raw = nltv(field).chi_ppm
+        raw = nltv(field, regularisation=noise_scaled_regularisation(field)).chi_ppm if self.noise_scaled else nltv(field).chi_ppm
         start = unring(raw) * field.mask
-        rest = (field.field_ppm - Dipole.of(field.geometry, _PADDING).to(raw.device)(raw)) * field.mask
-        return torch.stack([start, raw - start, rest, *self._closed_forms(dataclasses.replace(field, field_ppm=rest))])
+        ringing = raw - start
+        if self.large_scales:
+            start = explain_large_scales(start, field, ringing_ppm=ringing)
+        rest = (field.field_ppm - Dipole.of(field.geometry, _PADDING).to(raw.device)(start + ringing)) * field.mask
+        return torch.stack([start, ringing, rest, *self._closed_forms(dataclasses.replace(field, field_ppm=rest))])
 
     def _closed_forms(self, field: FieldMap) -> list[Tensor]:
         size_mm = math.prod(field.geometry.voxel_size_mm) ** (1 / 3)
         return [l2(field, regularisation=r * size_mm**2).chi_ppm for r in self.regularisations]
+
+
+def noise_scaled_regularisation(field: FieldMap) -> float:
+    """The regularisation of `nltv` for a scan: its default up to the noise of the scans that it was chosen on, in proportion to the noise (the median
+    of the field's standard deviation in the mask) above. Less for less noise would not do: near veins and calcifications the field of a scan is not
+    that of its map, however little noise there is (docs/flagship.md, entry 7). The default where the noise is not known.
+    """
+    if field.noise_ppm is None:
+        return _REGULARISATION
+    return _REGULARISATION * max(1.0, float(field.noise_ppm[field.mask].median()) / _USUAL_NOISE_PPM)
 
 
 def noise_level_map(mask: Tensor, level_ppm: float) -> Tensor:
@@ -206,6 +230,11 @@ def _physics(field: FieldMap, scan: Scan | None, prior: Prior, box: tuple[slice,
         return Physics(size, direction)
     rates, shares, phases = echo_maps(scan, field)
     return Physics(size, direction, rates.float()[None], shares[:, *box].float()[None], phases[:, *box].float()[None])
+
+
+def ringing_of(inputs: NetworkInputs, prior: Prior, field: FieldMap) -> Tensor | None:
+    """The ringing that was removed from the start, in ppm on the whole grid [x, y, z]; None for a start from which none was."""
+    return paste(inputs.prior_ppm[:, 1:2], inputs, field) if prior.start == "tv" else None
 
 
 def paste(chi_ppm: Tensor, inputs: NetworkInputs, field: FieldMap) -> Tensor:

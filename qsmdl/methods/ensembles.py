@@ -10,7 +10,7 @@ import torch
 from qsmdl.about import about
 from qsmdl.adaptation.ensemble import Ensemble, run_ensemble, views_of
 from qsmdl.adaptation.settings import FineSettings
-from qsmdl.data.inputs import NetworkInputs, paste, prepare_inputs
+from qsmdl.data.inputs import NetworkInputs, Prior, paste, prepare_inputs, ringing_of
 from qsmdl.data.symmetry import Symmetry, parse_symmetries
 from qsmdl.errors import InputError
 from qsmdl.methods.doubts import doubts_of
@@ -18,6 +18,7 @@ from qsmdl.methods.fitting import FidelityKind, Fit
 from qsmdl.methods.method import OnStep
 from qsmdl.methods.weights import load_network
 from qsmdl.scan import ChiMap, FieldMap, Outcome, Scan
+from qsmdl.solvers.large_scales import explain_large_scales
 
 SYMMETRIES = ("identity", "flip_x", "flip_y", "flip_x+flip_y")
 """Without the sign flip: a network that is fed the magnitude has learned how texture goes along with it, which holds for one sign only
@@ -34,14 +35,18 @@ def _members(symmetries: tuple[str, ...], uncertainty: bool) -> tuple[Symmetry, 
 def _map_of(
     found: Ensemble,
     inputs: NetworkInputs,
+    prior: Prior,
     card: Mapping[str, Any],
     field: FieldMap,
     scan: Scan | None,
     outcome: Outcome,
     *,
     uncertainty: bool,
+    final_solve: bool,
 ) -> ChiMap:
     chi_ppm = paste(found.mean_ppm, inputs, field)
+    if final_solve:
+        chi_ppm = explain_large_scales(chi_ppm, field, ringing_ppm=ringing_of(inputs, prior, field))
     spread = paste(found.std_ppm, inputs, field) if uncertainty and found.std_ppm is not None else None
     outcome = dataclasses.replace(outcome, doubts=doubts_of(card, field, scan, chi_ppm))
     return ChiMap(field.geometry, chi_ppm, field.mask, outcome, spread)
@@ -56,19 +61,21 @@ def flagship(
     checkpoint: str | Path | None = None,
     symmetries: tuple[str, ...] = SYMMETRIES,
     uncertainty: bool = True,
+    final_solve: bool = True,
 ) -> ChiMap:
     """The mean of a network's maps over symmetries of the dipole model, and their standard deviation in each voxel as an uncertainty.
 
     scan: for networks that are fed the magnitude or the echoes. checkpoint: a safetensors file of train.py, None for the shipped flagship.
     symmetries: "identity", or one or more of flip_x, flip_y, flip_z and sign joined by "+" (`data.symmetry`); the network is run once for each.
-    uncertainty: keep the standard deviation, which needs two symmetries at least (docs/adaptation.md tells what it does not see).
+    uncertainty: keep the standard deviation, which needs two symmetries at least (docs/adaptation.md tells what it does not see). final_solve:
+    correct the mean smoothly at the end, so that its large scales explain the field (`solvers.large_scales`), with the ringing that the start lost.
     """
     members = _members(symmetries, uncertainty)
     network, prior, card = load_network(checkpoint, "flagship")
     inputs = prepare_inputs(field, prior, scan)
     found = run_ensemble([network.to(field.field_ppm.device)], views_of(inputs, members))
     outcome = Outcome(found.n_members, f"mean of {found.n_members} passes", 0.0)
-    return _map_of(found, inputs, card, field, scan, outcome, uncertainty=uncertainty)
+    return _map_of(found, inputs, prior, card, field, scan, outcome, uncertainty=uncertainty, final_solve=final_solve)
 
 
 @about(kind="deep learning", input="all echoes", reference="Zhang et al., FINE, NeuroImage 2020", weights="flagship")
@@ -79,6 +86,7 @@ def flagship_fine(
     checkpoint: str | Path | None = None,
     symmetries: tuple[str, ...] = SYMMETRIES,
     uncertainty: bool = True,
+    final_solve: bool = True,
     fidelity: FidelityKind = "echoes",
     n_steps: int = 100,
     learning_rate: float = 1e-3,
@@ -97,14 +105,16 @@ def flagship_fine(
     """The flagship after FINE (Zhang et al., NeuroImage 2020): its weights are fitted to this one scan, seen under one symmetry a step in turn, and
     the fitted network's maps are averaged over all symmetries.
 
-    checkpoint, symmetries, uncertainty: as for `flagship`; the rest as for `fine`. The uncertainty is the spread of the fitted network's maps.
+    checkpoint, symmetries, uncertainty, final_solve: as for `flagship`; the rest as for `fine`. The uncertainty is the spread of the fitted network's
+    maps.
     """
     members = _members(symmetries, uncertainty)
     settings = FineSettings(
         n_steps, learning_rate, tv_weight, target, patience, min_decrease, time_budget_s, precision, memory_gib, prior_weight, trained
     )
-    fit = Fit.of(load_network(checkpoint, "flagship"), field, scan, fidelity, settings, members)
+    loaded = load_network(checkpoint, "flagship")
+    fit = Fit.of(loaded, field, scan, fidelity, settings, members)
     result = fit.run(on_step, state_path)
     found, residual = fit.ensemble(result)
     outcome = dataclasses.replace(result.outcome, residual=residual)
-    return _map_of(found, fit.inputs, fit.card, field, scan, outcome, uncertainty=uncertainty)
+    return _map_of(found, fit.inputs, loaded[1], fit.card, field, scan, outcome, uncertainty=uncertainty, final_solve=final_solve)

@@ -2,8 +2,8 @@
 
 A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Four keywords are not settings but are handed over where
 a method asks for them: `scan` (all echoes), `orientations` (field maps of the same head at other orientations to B0, on the same grid), `on_step`
-(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Three settings are not the
-function's but every method's: `unring`, `select` and `select_candidates` (`poststeps`).
+(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Four settings are not the
+function's but every method's: `unring`, `large_scales`, `select` and `select_candidates` (`poststeps`).
 """
 
 import functools
@@ -90,7 +90,7 @@ class Method:
         on_step: OnStep | None = None,
         state_path: Path | None = None,
     ) -> ChiMap:
-        """The susceptibility map of a field, with what of `unring` and `select` is switched on.
+        """The susceptibility map of a field, with what of `unring`, `large_scales` and `select` is switched on.
 
         Raises InputError for a field that cannot be local, unless the method works from wrapped phase.
         """

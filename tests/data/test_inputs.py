@@ -1,12 +1,13 @@
 """What networks are fed: the starts of `Prior` and the magnitude's maps."""
 
 import dataclasses
+import inspect
 import math
 
 import pytest
 import torch
 
-from qsmdl.data.inputs import N_ECHOES, Prior, echo_maps, magnitude_maps, paste, prepare_inputs
+from qsmdl.data.inputs import N_ECHOES, Prior, echo_maps, magnitude_maps, noise_scaled_regularisation, paste, prepare_inputs
 from qsmdl.data.recipe import Recipe
 from qsmdl.data.stream import PhantomStream, training_volume
 from qsmdl.errors import InputError
@@ -18,6 +19,7 @@ from qsmdl.physics.fieldmap import fit_field
 from qsmdl.physics.unring import unring
 from qsmdl.scan import Geometry
 from qsmdl.solvers.direct import l2
+from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import nltv
 
 TV = Prior((0.05, 0.006), start="tv", magnitude=True)
@@ -51,6 +53,29 @@ def test_the_start_is_the_classical_map_and_the_rest_what_it_leaves_open(scanned
         torch.testing.assert_close(found, expected)
     assert TV.n_maps == 5
     assert Prior().n_maps == 3
+
+
+def test_the_start_follows_the_noise_where_it_is_asked_to(scanned):
+    """The same regularisation as ever for little noise, or where nobody knows; more for more, in proportion."""
+    _, _, field = scanned
+    usual = inspect.signature(nltv).parameters["regularisation"].default
+    scaled = dataclasses.replace(TV, noise_scaled=True)
+    for noise, factor in ((None, 1.0), (1e-5, 1.0), (8e-4, 1.0), (2.4e-3, 3.0)):
+        noisy = dataclasses.replace(field, noise_ppm=None if noise is None else torch.full(field.geometry.shape, noise))
+        assert noise_scaled_regularisation(noisy) == pytest.approx(factor * usual)
+        start, ringing = scaled(noisy)[:2]
+        torch.testing.assert_close(start + ringing, nltv(noisy, regularisation=factor * usual).chi_ppm)
+        assert torch.equal(start, TV(noisy)[0]) == (factor == 1)
+
+
+def test_the_large_scales_of_the_start_explain_the_field_where_they_are_asked_to(scanned):
+    _, _, field = scanned
+    (plain, ringing, before), (start, same, after) = (dataclasses.replace(TV, large_scales=on)(field)[:3] for on in (False, True))
+    assert torch.equal(ringing, same)
+    assert torch.equal(start, explain_large_scales(plain, field, ringing_ppm=ringing))
+    assert float((after * field.weight).norm()) < 0.95 * float((before * field.weight).norm())
+    explained = Dipole(field.geometry.shape, field.geometry.voxel_size_mm, field.geometry.b0_direction)(start + ringing)
+    torch.testing.assert_close(after, (field.field_ppm - explained) * field.mask, atol=3e-5, rtol=1e-3)
 
 
 def test_an_untrained_network_returns_the_classical_map(scanned):
@@ -199,9 +224,14 @@ def test_networks_with_data_steps_get_the_physics_at_test_time(scanned):
 
 def test_digests_follow_the_maps():
     assert Prior().digest == Prior(magnitude=True).digest
-    assert len({Prior().digest, Prior((0.1,)).digest, TV.digest}) == 3
+    changed = (dataclasses.replace(TV, noise_scaled=True), dataclasses.replace(TV, large_scales=True))
+    assert len({prior.digest for prior in (Prior(), Prior((0.1,)), TV, *changed)}) == 5
+    assert TV.digest == "3533d06ecafacd0f"  # of sets that were made before there were these two
 
 
 def test_starts_that_cannot_be():
     with pytest.raises(InputError, match="'tgv'"):
         Prior(start="tgv")
+    for wrong in ({"noise_scaled": True}, {"start": "noise", "large_scales": True}):
+        with pytest.raises(InputError, match="are of the start 'tv'"):
+            Prior(**wrong)

@@ -1,0 +1,78 @@
+"""The large scales of a finished map: a smooth correction inside the mask that explains what of the field the map leaves unexplained."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from qsmdl.errors import InputError
+from qsmdl.physics.fourier import irfft3, multiply_spectrum, rfft3
+from qsmdl.scan import FieldMap
+from qsmdl.solvers.krylov import cg
+from qsmdl.solvers.problem import Problem
+from qsmdl.validation import check_positive
+
+_DAMPING = 1e-4
+"""Of the correction itself, so that what no voxel has measured (a constant, the cone at large scales) does not grow."""
+_TOLERANCE = 0.01
+_ROBUST = 3 * 1.4826
+"""Residuals beyond three standard deviations, as their median tells them, pull no harder (Huber 1964): near strong sources the field of a scan is not
+that of any susceptibility on its grid."""
+
+
+@torch.no_grad()
+def explain_large_scales(
+    chi_ppm: Tensor, field: FieldMap, *, ringing_ppm: Tensor | None = None, stiffness: float = 0.3, n_iterations: int = 25, padding: float = 1.5
+) -> Tensor:
+    """A map [x, y, z] in ppm plus the smooth d, 0 outside the mask, that minimises
+
+        ||w (D (chi + ringing + d) - f)||^2 + stiffness h^4 ||L d||^2 + 1e-4 ||d||^2,
+
+    L the Laplacian between voxels of the mask and h^3 a voxel's volume, by preconditioned conjugate gradients. Solvers that leave the map free
+    outside the mask, where nothing is measured, explain part of the field by sources there, and networks do not see the whole of a head: both err
+    smoothly. Wavelengths shorter than some ten voxels stay as they were.
+
+    padding: factor on the mask's bounding box; with 1.25, as other solvers have it, the field of the periodic images costs a fifth of what is gained.
+    ringing_ppm: what was taken off the map (`physics.unring`) though the field has it. stiffness: without a unit. The support is the point, so the
+    field must be that of sources inside the mask: raises InputError for a total field, or maps of another shape.
+    """
+    check_positive(stiffness=stiffness)
+    for name, given in (("chi_ppm", chi_ppm), ("ringing_ppm", ringing_ppm)):
+        if given is not None and tuple(given.shape) != field.geometry.shape:
+            raise InputError(f"{name} is {tuple(given.shape)}, but the field map is {field.geometry.shape}. Give both on one grid.")
+    problem = Problem.of(field, padding=padding)
+    grid, gradient = problem.grid, problem.gradient
+    dipole, power = grid.dipole(), grid.gradient_power()
+    mask = problem.mask.to(problem.data.dtype)
+    joined = (gradient.apply_forward(mask) == 0) & (mask > 0)  # differences between two voxels of the mask
+    stiff = stiffness * math.prod(field.geometry.voxel_size_mm) ** (4 / 3)
+
+    def forward(v: Tensor) -> Tensor:
+        return irfft3(multiply_spectrum(rfft3(v), dipole), grid.shape)
+
+    def laplacian(v: Tensor) -> Tensor:
+        return gradient.apply_adjoint(joined * gradient.apply_forward(v)) * mask
+
+    explained = chi_ppm if ringing_ppm is None else chi_ppm + ringing_ppm
+    residual = (problem.data - forward(grid.place(explained))) * (problem.weight > 0)
+    weight = problem.weight.square() * _bounded_pull(residual, problem.inside)
+
+    def normal(v: Tensor) -> Tensor:
+        return forward(weight * forward(v)).mul_(mask).add_(laplacian(laplacian(v)), alpha=stiff).add_(v, alpha=_DAMPING)
+
+    inverse = power.square_().mul_(stiff).addcmul_(dipole, dipole).add_(_DAMPING).reciprocal_()
+
+    def precondition(r: Tensor) -> Tensor:
+        return irfft3(multiply_spectrum(rfft3(r), inverse), grid.shape).mul_(mask)
+
+    target = forward(weight * residual).mul_(mask)
+    found = cg(normal, target, n_iterations=n_iterations, tolerance=_TOLERANCE, precondition=precondition)
+    corrected = torch.where(field.mask, chi_ppm, 0.0)
+    corrected[grid.box] += found.x[grid.inner]
+    return corrected
+
+
+def _bounded_pull(residual: Tensor, inside: Tensor) -> Tensor:
+    """Huber's weights."""
+    bound = _ROBUST * residual.flatten()[inside].abs().median()
+    return bound / residual.abs().clamp(min=bound.clamp(min=torch.finfo(residual.dtype).tiny)) if bound > 0 else torch.ones_like(residual)
