@@ -34,7 +34,7 @@ from qsmdl.data.recipe import Recipe, VolumeParams, acquisition_of, draw_volume,
 from qsmdl.data.stream import training_volume
 from qsmdl.errors import InputError
 from qsmdl.interrupt import EXIT_INTERRUPTED, DeferredInterrupt
-from qsmdl.io.fixed_set import begin_set, card_of_volume, check_place, has_volume, kept_maps, volume_numbers, volume_path
+from qsmdl.io.fixed_set import begin_set, card_of_volume, check_place, has_maps, has_volume, kept_maps, volume_numbers, volume_path
 from qsmdl.io.provenance import folder_source
 from qsmdl.io.volume_file import check_free_space, expected_bytes, read_volume_file, write_volume_file
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
@@ -64,19 +64,30 @@ class Filling:
         """What the file of a volume tells."""
         return card_of_volume(self.told, number, dataclasses.asdict(params))
 
+    @property
+    def keeps_maps(self) -> bool:
+        """Whether the prior's maps are kept beside the volumes, since they take long to compute."""
+        return self.prior.start == "tv"
+
+    def is_complete(self, number: int, params: VolumeParams) -> bool:
+        """Whether a volume is there, and the prior's maps where they are kept."""
+        there = has_volume(self.folder, self.card(number, params))
+        return there and (not self.keeps_maps or has_maps(self.folder, number, self.prior.digest))
+
     def write(self, number: int) -> tuple[int, int]:
-        """Render a volume and write it; returns its number and the size of its file in bytes."""
+        """Render a volume and write it, unless it is there; and the prior's maps. Returns its number and the size of its file in bytes."""
         params, path = self.draw(number), volume_path(self.folder, number)
-        scan, truth = render_volume(self.recipe, params, self.atlases, complete=False)
-        n_bytes = write_volume_file(path, scan, truth, self.card(number, params))
-        if self.prior.start == "tv":
-            sha256 = read_volume_file(path).sha256
+        if not has_volume(self.folder, self.card(number, params)):
+            scan, truth = render_volume(self.recipe, params, self.atlases, complete=False)
+            write_volume_file(path, scan, truth, self.card(number, params))
+        if self.keeps_maps:
+            found = read_volume_file(path)
 
             def maps_of(field: FieldMap) -> Tensor:
-                return kept_maps(self.folder, number, sha256, self.prior.digest, lambda: self.prior(field))
+                return kept_maps(self.folder, number, found.sha256, self.prior.digest, lambda: self.prior(field))
 
-            training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr, maps_of=maps_of)
-        return number, n_bytes
+            training_volume(found.scan, found.truth, self.prior, effects_of(params), peak_snr=params.peak_snr, maps_of=maps_of)
+        return number, path.stat().st_size
 
 
 def _config(arguments: argparse.Namespace) -> DictConfig:
@@ -116,10 +127,10 @@ def _missing(filling: Filling, numbers: Sequence[int]) -> list[int]:
     missing, n_bytes = [], 0
     for number in numbers:
         params = filling.draw(number)
-        if not has_volume(filling.folder, filling.card(number, params)):
+        if not filling.is_complete(number, params):
             missing.append(number)
             n_bytes += expected_bytes(params.shape, len(acquisition_of(filling.recipe, params).echo_times_s))
-            n_bytes += 4 * math.prod(params.shape) * filling.prior.n_maps if filling.prior.start != "l2" else 0
+            n_bytes += 4 * math.prod(params.shape) * filling.prior.n_maps if filling.keeps_maps else 0
     if missing:
         check_free_space(filling.folder, n_bytes, f"{len(missing)} volumes")
         console.print(f"  {len(numbers) - len(missing)} are there, {len(missing)} to render: about {n_bytes / 1e6:.0f} MB", highlight=False)
@@ -186,7 +197,7 @@ def _write_all(filling: Filling, numbers: Sequence[int], n_jobs: int, stopped: C
 
 
 def fill_set(arguments: argparse.Namespace) -> None:
-    """Write volumes --first to --first + --set - 1 of the training stream to OUT; those that are there are kept.
+    """Write volumes --first to --first + --set - 1 of the training stream to OUT; those that are there are kept, and maps that they lack are added.
 
     Raises InputError: settings that cannot be, a folder of another recipe, seed or label maps, a damaged volume, or a disk without room.
     """

@@ -174,6 +174,11 @@ def kept_maps(folder: Path, number: int, sha256: str, name: str, compute: Callab
     return computed
 
 
+def has_maps(folder: Path, number: int, name: str) -> bool:
+    """Whether `kept_maps` of a volume are there under a name; whether they are whole and of the same file is seen when they are read."""
+    return volume_path(folder / "maps" / name, number).is_file()
+
+
 def _fingerprint(path: Path, found: VolumeFile) -> Fingerprint:
     chi = found.truth.chi_ppm
     made = Fingerprint(path.name, content_hash(chi), tuple(chi.shape), volume_signature(chi.numpy(), found.truth.geometry.voxel_size_mm))
