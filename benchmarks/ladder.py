@@ -70,7 +70,7 @@ def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, 
             found = run_ensemble([network], views_of(inputs, parse_symmetries(symmetries)))
             chi = paste(found.mean_ppm, inputs, field)
             yield label, chi, time.perf_counter() - begun
-        yield f"{label}, final solve", explain_large_scales(chi, field, ringing_ppm=ringing), time.perf_counter() - begun
+        yield f"{label}, final solve", explain_large_scales(chi, field, ringing_ppm=ringing).chi_ppm, time.perf_counter() - begun
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:

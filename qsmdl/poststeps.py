@@ -3,6 +3,7 @@ scales of its map brought into line with the field (`large_scales`).
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from qsmdl.selecting.rules import check_rule
 from qsmdl.selecting.sweep import candidates_between, check_candidates, select_map
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.validation import check_settings
+
+logger = logging.getLogger(__name__)
 
 POST_STEPS = ("unring", "large_scales", "select", "select_candidates")
 """Settings of every method beside its function's own."""
@@ -72,7 +75,11 @@ def run_with_steps(run: Callable[..., ChiMap], field: FieldMap, steps: PostSteps
 
 
 def _explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor) -> ChiMap:
-    return dataclasses.replace(chi, chi_ppm=explain_large_scales(chi.chi_ppm, field, ringing_ppm=ringing_ppm))
+    found = explain_large_scales(chi.chi_ppm, field, ringing_ppm=ringing_ppm)
+    for doubt in found.doubts:
+        logger.warning("%s: %s.", field.name, doubt)
+    outcome = dataclasses.replace(chi.outcome, doubts=(*chi.outcome.doubts, *found.doubts))
+    return dataclasses.replace(chi, chi_ppm=found.chi_ppm, outcome=outcome)
 
 
 @torch.no_grad()

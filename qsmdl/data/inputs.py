@@ -97,7 +97,7 @@ class Prior:
         start = unring(raw) * field.mask
         ringing = raw - start
         if self.large_scales:
-            start = explain_large_scales(start, field, ringing_ppm=ringing)
+            start = explain_large_scales(start, field, ringing_ppm=ringing).chi_ppm
         rest = (field.field_ppm - Dipole.of(field.geometry, _PADDING).to(raw.device)(start + ringing)) * field.mask
         return torch.stack([start, ringing, rest, *self._closed_forms(dataclasses.replace(field, field_ppm=rest))])
 

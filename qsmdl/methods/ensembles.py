@@ -44,11 +44,11 @@ def _map_of(
     uncertainty: bool,
     final_solve: bool,
 ) -> ChiMap:
-    chi_ppm = paste(found.mean_ppm, inputs, field)
+    chi_ppm, doubts = paste(found.mean_ppm, inputs, field), ()
     if final_solve:
-        chi_ppm = explain_large_scales(chi_ppm, field, ringing_ppm=ringing_of(inputs, prior, field))
+        chi_ppm, _, doubts = explain_large_scales(chi_ppm, field, ringing_ppm=ringing_of(inputs, prior, field))
     spread = paste(found.std_ppm, inputs, field) if uncertainty and found.std_ppm is not None else None
-    outcome = dataclasses.replace(outcome, doubts=doubts_of(card, field, scan, chi_ppm))
+    outcome = dataclasses.replace(outcome, doubts=(*doubts_of(card, field, scan, chi_ppm), *doubts))
     return ChiMap(field.geometry, chi_ppm, field.mask, outcome, spread)
 
 

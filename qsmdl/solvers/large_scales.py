@@ -1,6 +1,7 @@
 """The large scales of a finished map: a smooth correction inside the mask that explains what of the field the map leaves unexplained."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,15 +16,28 @@ from qsmdl.validation import check_positive
 _DAMPING = 1e-4
 """Of the correction itself, so that what no voxel has measured (a constant, the cone at large scales) does not grow."""
 _TOLERANCE = 0.01
+_SMOOTH = 0.1
+MOST_UNEXPLAINED = 0.06
+"""Share of the smooth misfit that may remain for a correction to be believed."""
 _ROBUST = 3 * 1.4826
 """Residuals beyond three standard deviations, as their median tells them, pull no harder (Huber 1964): near strong sources the field of a scan is not
 that of any susceptibility on its grid."""
 
 
+class Explained(NamedTuple):
+    """chi_ppm: the map [x, y, z], corrected or as it was; unexplained: the share of the smooth part of the misfit that no source inside the mask
+    explains; doubts: why the map was left as it was, one sentence or none.
+    """
+
+    chi_ppm: Tensor
+    unexplained: float
+    doubts: tuple[str, ...] = ()
+
+
 @torch.no_grad()
 def explain_large_scales(
     chi_ppm: Tensor, field: FieldMap, *, ringing_ppm: Tensor | None = None, stiffness: float = 0.3, n_iterations: int = 25, padding: float = 1.5
-) -> Tensor:
+) -> Explained:
     """A map [x, y, z] in ppm plus the smooth d, 0 outside the mask, that minimises
 
         ||w (D (chi + ringing + d) - f)||^2 + stiffness h^4 ||L d||^2 + 1e-4 ||d||^2,
@@ -33,19 +47,36 @@ def explain_large_scales(
     smoothly. Wavelengths shorter than some ten voxels stay as they were.
 
     padding: factor on the mask's bounding box; with 1.25, as other solvers have it, the field of the periodic images costs a fifth of what is gained.
-    ringing_ppm: what was taken off the map (`physics.unring`) though the field has it. stiffness: without a unit. The support is the point, so the
-    field must be that of sources inside the mask: raises InputError for a total field, or maps of another shape.
+    ringing_ppm: what was taken off the map (`physics.unring`) though the field has it. stiffness: without a unit.
+
+    The support is the point. Where sources outside the mask are left in the field (background, brain that the mask cuts off) the correction does
+    harm, and a smooth d cannot explain the misfit: if more than 6 % of its smooth part remains, the map is returned as it was, with a doubt (chosen on
+    15 simulated scans: docs/large-scales.md). Raises InputError for a total field, or maps of another shape.
     """
     check_positive(stiffness=stiffness)
     for name, given in (("chi_ppm", chi_ppm), ("ringing_ppm", ringing_ppm)):
         if given is not None and tuple(given.shape) != field.geometry.shape:
             raise InputError(f"{name} is {tuple(given.shape)}, but the field map is {field.geometry.shape}. Give both on one grid.")
     problem = Problem.of(field, padding=padding)
+    correction, unexplained = _correction(problem, chi_ppm if ringing_ppm is None else chi_ppm + ringing_ppm, stiffness, n_iterations)
+    found = torch.where(field.mask, chi_ppm, 0.0)
+    if unexplained > MOST_UNEXPLAINED:
+        doubt = (
+            f"the large scales of the map were left as they were: smooth sources inside the mask leave {100 * unexplained:.0f} % of the smooth misfit "
+            f"unexplained (at most {100 * MOST_UNEXPLAINED:.0f} %), so the field has others, as of background or of brain outside the mask"
+        )
+        return Explained(found, unexplained, (doubt,))
+    found[problem.grid.box] += correction[problem.grid.inner]
+    return Explained(found, unexplained)
+
+
+def _correction(problem: Problem, explained_ppm: Tensor, stiffness: float, n_iterations: int) -> tuple[Tensor, float]:
+    """d on the working grid, and the share of the smooth misfit that it leaves."""
     grid, gradient = problem.grid, problem.gradient
     dipole, power = grid.dipole(), grid.gradient_power()
     mask = problem.mask.to(problem.data.dtype)
     joined = (gradient.apply_forward(mask) == 0) & (mask > 0)  # differences between two voxels of the mask
-    stiff = stiffness * math.prod(field.geometry.voxel_size_mm) ** (4 / 3)
+    stiff = stiffness * math.prod(grid.field.geometry.voxel_size_mm) ** (4 / 3)
 
     def forward(v: Tensor) -> Tensor:
         return irfft3(multiply_spectrum(rfft3(v), dipole), grid.shape)
@@ -53,9 +84,8 @@ def explain_large_scales(
     def laplacian(v: Tensor) -> Tensor:
         return gradient.apply_adjoint(joined * gradient.apply_forward(v)) * mask
 
-    explained = chi_ppm if ringing_ppm is None else chi_ppm + ringing_ppm
-    residual = (problem.data - forward(grid.place(explained))) * (problem.weight > 0)
-    weight = problem.weight.square() * _bounded_pull(residual, problem.inside)
+    misfit = (problem.data - forward(grid.place(explained_ppm))) * (problem.weight > 0)
+    weight = problem.weight.square() * _bounded_pull(misfit, problem.inside)
 
     def normal(v: Tensor) -> Tensor:
         return forward(weight * forward(v)).mul_(mask).add_(laplacian(laplacian(v)), alpha=stiff).add_(v, alpha=_DAMPING)
@@ -65,11 +95,19 @@ def explain_large_scales(
     def precondition(r: Tensor) -> Tensor:
         return irfft3(multiply_spectrum(rfft3(r), inverse), grid.shape).mul_(mask)
 
-    target = forward(weight * residual).mul_(mask)
+    target = forward(weight * misfit).mul_(mask)
     found = cg(normal, target, n_iterations=n_iterations, tolerance=_TOLERANCE, precondition=precondition)
-    corrected = torch.where(field.mask, chi_ppm, 0.0)
-    corrected[grid.box] += found.x[grid.inner]
-    return corrected
+    before, after = (_smooth_energy(weight * v) for v in (misfit, misfit - forward(found.x)))
+    return found.x, after / before if before > 0 else 0.0
+
+
+def _smooth_energy(volume: Tensor) -> float:
+    """Of what is left of it below a tenth of the sampling's highest frequency (a Gaussian)."""
+    frequencies = [torch.fft.fftfreq(n, device=volume.device) * 2 for n in volume.shape]
+    frequencies[2] = frequencies[2][: volume.shape[2] // 2 + 1].abs()
+    low = [torch.exp(-0.5 * (f / _SMOOTH).square()) for f in frequencies]
+    kernel = (low[0][:, None, None] * low[1][:, None] * low[2]).to(volume.dtype)
+    return float(irfft3(multiply_spectrum(rfft3(volume), kernel), volume.shape).square().sum())
 
 
 def _bounded_pull(residual: Tensor, inside: Tensor) -> Tensor:

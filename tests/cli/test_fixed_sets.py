@@ -86,6 +86,21 @@ def test_a_set_is_filled_with_its_maps(tmp_path, monkeypatch):
     assert equal(make_data(config_of(words, f"data.cache.folder={folder}")).train_dataloader().dataset._volume(1)[0], streamed)
 
 
+def test_a_set_gets_the_maps_that_it_lacks(mine, monkeypatch):
+    """Of another training's prior: its volumes stay, and the maps are those of a training."""
+    calls, real = [], nltv
+    monkeypatch.setattr(inputs, "nltv", lambda field: calls.append(1) or real(field, n_iterations=2))
+    before = {path: path.read_bytes() for path in mine.glob("*.safetensors")}
+    words = (*SHAPES, "data.prior.start=tv", "data.prior.regularisations=[0.05]")
+    for n_calls in (3, 3):  # the second time nothing is left to do
+        fill(mine, 3, words)
+        assert len(calls) == n_calls
+    assert {path: path.read_bytes() for path in mine.glob("*.safetensors")} == before
+    streamed = make_data(config_of(words)).train_dataloader().dataset._volume(1)[0]
+    monkeypatch.setattr(inputs, "nltv", None)
+    assert equal(make_data(config_of(words, f"data.cache.folder={mine}")).train_dataloader().dataset._volume(1)[0], streamed)
+
+
 def test_a_set_begins_again_when_it_is_used_up(shapes):
     stream = make_data(config_of(SHAPES, f"data.cache.folder={shapes}")).train_dataloader().dataset
     first, again = stream._volume(1), stream._volume(7)

@@ -48,19 +48,19 @@ def demeaned(chi, mask):
 def test_a_smooth_error_is_mended_and_texture_stays(head):
     error, texture, field = head
     mask = field.mask
-    found = explain_large_scales(texture, field)
+    found = explain_large_scales(texture, field).chi_ppm
     left = demeaned(found - texture - error, mask).norm() / demeaned(error, mask).norm()
     assert left < 0.25
     assert float(found[~mask].abs().max()) == 0
     # a texture that the map has lost does not come back: only what is smooth is added
-    from_nothing = explain_large_scales(torch.zeros_like(texture), field)
+    from_nothing = explain_large_scales(torch.zeros_like(texture), field).chi_ppm
     assert demeaned(from_nothing - error, mask).norm() < 0.4 * demeaned(error, mask).norm()
     assert (from_nothing * texture).sum() < 0.05 * texture.square().sum()
 
 
 def test_a_map_that_explains_the_field_stays(head):
     error, texture, field = head
-    assert (explain_large_scales(error + texture, field) - error - texture).abs().max() < 1e-5
+    assert (explain_large_scales(error + texture, field).chi_ppm - error - texture).abs().max() < 1e-5
 
 
 def test_removed_ringing_is_not_explained_once_more(head):
@@ -68,8 +68,8 @@ def test_removed_ringing_is_not_explained_once_more(head):
     _, texture, field = head
     ringing = 0.3 * field.mask * torch.roll(texture, 2, 0).clamp(min=0)
     ringed = field_of(texture + ringing, field.mask, field.geometry)
-    assert (explain_large_scales(texture, ringed, ringing_ppm=ringing) - texture).abs().max() < 1e-5
-    assert (explain_large_scales(texture, ringed) - texture).abs().max() > 1e-3
+    assert (explain_large_scales(texture, ringed, ringing_ppm=ringing).chi_ppm - texture).abs().max() < 1e-5
+    assert (explain_large_scales(texture, ringed).chi_ppm - texture).abs().max() > 1e-3
 
 
 def test_it_is_the_minimum(monkeypatch):
@@ -95,7 +95,7 @@ def test_it_is_the_minimum(monkeypatch):
     h4 = (1.0 * 1.2 * 1.5) ** (4 / 3)
     normal = dipole.T @ (squared[:, None] * dipole) + 0.7 * h4 * laplacian @ laplacian + large_scales._DAMPING * torch.eye(n)
     expected = torch.linalg.solve(normal, dipole.T @ (squared * problem.data.flatten()[inside]))
-    found = explain_large_scales(torch.zeros(GEOMETRY.shape, dtype=torch.float64), field, stiffness=0.7, n_iterations=500)
+    found = explain_large_scales(torch.zeros(GEOMETRY.shape, dtype=torch.float64), field, stiffness=0.7, n_iterations=500).chi_ppm
     torch.testing.assert_close(found[mask], expected, rtol=1e-5, atol=1e-8)
 
 
@@ -105,7 +105,7 @@ def test_single_voxels_pull_no_harder_than_the_rest(head):
     wrong = field.field_ppm.clone()
     wrong[24:26, 24:26, 24:26] += 1.0
     spoilt = dataclasses.replace(field, field_ppm=wrong)
-    plain, disturbed = (explain_large_scales(texture, f) for f in (field, spoilt))
+    plain, disturbed = (explain_large_scales(texture, f).chi_ppm for f in (field, spoilt))
     assert (disturbed - plain).norm() < 0.3 * error.norm()
     assert (disturbed - plain).norm() > 0
 
@@ -115,7 +115,7 @@ def test_total_variation_is_mended(head):
     error, texture, field = head
     mask = field.mask
     before = nltv(field, regularisation=2e-4).chi_ppm
-    after = explain_large_scales(before, field)
+    after = explain_large_scales(before, field).chi_ppm
     truth = demeaned(error + texture, mask)
     smooth = [torch.nn.functional.avg_pool3d(demeaned(v, mask)[None, None] - truth[None, None], 9, 1, 4).norm() for v in (before, after)]
     assert smooth[1] < 0.7 * smooth[0]
@@ -124,7 +124,7 @@ def test_total_variation_is_mended(head):
 def test_what_goes_in_stays_as_it_is(head):
     _, texture, field = head
     copies = texture.clone(), field.field_ppm.clone()
-    explain_large_scales(texture, field, ringing_ppm=texture)
+    explain_large_scales(texture, field, ringing_ppm=texture).chi_ppm
     assert torch.equal(texture, copies[0])
     assert torch.equal(field.field_ppm, copies[1])
 
@@ -132,10 +132,10 @@ def test_what_goes_in_stays_as_it_is(head):
 def test_what_cannot_be_is_named(head):
     _, texture, field = head
     with pytest.raises(InputError, match=r"chi_ppm is \(48, 48, 47\), but the field map is \(48, 48, 48\)"):
-        explain_large_scales(texture[..., :47], field)
+        explain_large_scales(texture[..., :47], field).chi_ppm
     with pytest.raises(InputError, match="ringing_ppm is"):
-        explain_large_scales(texture, field, ringing_ppm=texture[:2])
+        explain_large_scales(texture, field, ringing_ppm=texture[:2]).chi_ppm
     with pytest.raises(InputError, match="stiffness"):
-        explain_large_scales(texture, field, stiffness=0.0)
+        explain_large_scales(texture, field, stiffness=0.0).chi_ppm
     with pytest.raises(InputError, match="'total' field"):
-        explain_large_scales(texture, dataclasses.replace(field, kind="total"))
+        explain_large_scales(texture, dataclasses.replace(field, kind="total")).chi_ppm
