@@ -21,6 +21,7 @@ from qsmdl.methods.weights import shipped_weights
 from qsmdl.networks.build import build_network
 from qsmdl.physics.unring import unring
 from qsmdl.scan import ChiMap
+from qsmdl.solvers import large_scales
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import nltv
 
@@ -49,6 +50,20 @@ def weights(tmp_path_factory):
 def no_flagship(tmp_path, monkeypatch):
     """A version that comes without the flagship's weights, as it stands or not."""
     monkeypatch.setattr("qsmdl.methods.weights.FLAGSHIP_WEIGHTS", tmp_path / "flagship.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def believed(monkeypatch):
+    """On heads of 5 mm, with networks that were not trained, smooth sources explain little; the final solve is to be seen here."""
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 1.0)
+
+
+def test_a_final_solve_that_explains_too_little_is_told(sample_field, weights, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 1e-6)
+    before, after = (flagship(sample_field, checkpoint=weights, final_solve=on) for on in (False, True))
+    assert torch.equal(after.chi_ppm, before.chi_ppm)
+    assert before.outcome.doubts == ()
+    assert "large scales of the map were left as they were" in after.outcome.doubts[0]
 
 
 def test_the_map_is_the_mean_of_the_symmetries_and_its_uncertainty_their_spread(sample_field, weights):

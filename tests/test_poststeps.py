@@ -12,6 +12,7 @@ from qsmdl.methods import Method, unet
 from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.unring import unring
 from qsmdl.scan import ChiMap, FieldMap, Geometry, Outcome
+from qsmdl.solvers import large_scales
 from qsmdl.solvers.direct import tkd
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import tv
@@ -133,14 +134,23 @@ def test_ringing_is_removed_as_from_the_truth(field):
     assert unrung.outcome == plain.outcome
 
 
-def test_large_scales_come_last_and_know_what_was_removed(field):
+def test_large_scales_come_last_and_know_what_was_removed(field, monkeypatch):
     """Smooth, within the mask: a map that has lost its ringing does not get it back."""
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 1.0)
     settings = ({}, {"unring": True}, {"large_scales": True}, {"unring": True, "large_scales": True})
     plain, clean, explained, both = (Method("made_up", made_up, **s)(field).chi_ppm for s in settings)
     assert torch.equal(explained, explain_large_scales(plain, field).chi_ppm)
     assert torch.equal(both, explain_large_scales(clean, field, ringing_ppm=plain - clean).chi_ppm)
     assert not torch.equal(explained, plain)
     assert not torch.equal(both, explain_large_scales(clean, field).chi_ppm)
+
+
+def test_large_scales_that_explain_too_little_are_told(field, monkeypatch, caplog):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 0.0)
+    plain, told = (Method("made_up", made_up, large_scales=on)(field) for on in (False, True))
+    assert torch.equal(told.chi_ppm, plain.chi_ppm)
+    assert told.outcome.doubts[0] in caplog.text
+    assert plain.outcome.doubts == ()
 
 
 def test_unring_follows_select(field):

@@ -44,7 +44,8 @@ def _map_of(
     uncertainty: bool,
     final_solve: bool,
 ) -> ChiMap:
-    chi_ppm, doubts = paste(found.mean_ppm, inputs, field), ()
+    chi_ppm = paste(found.mean_ppm, inputs, field)
+    doubts: tuple[str, ...] = ()
     if final_solve:
         chi_ppm, _, doubts = explain_large_scales(chi_ppm, field, ringing_ppm=ringing_of(inputs, prior, field))
     spread = paste(found.std_ppm, inputs, field) if uncertainty and found.std_ppm is not None else None

@@ -50,8 +50,8 @@ def explain_large_scales(
     ringing_ppm: what was taken off the map (`physics.unring`) though the field has it. stiffness: without a unit.
 
     The support is the point. Where sources outside the mask are left in the field (background, brain that the mask cuts off) the correction does
-    harm, and a smooth d cannot explain the misfit: if more than 6 % of its smooth part remains, the map is returned as it was, with a doubt (chosen on
-    15 simulated scans: docs/large-scales.md). Raises InputError for a total field, or maps of another shape.
+    harm, and a smooth d cannot explain the misfit: if more than 6 % of its smooth part remains, the map is returned as it was, with a doubt (chosen
+    on 15 simulated scans: docs/large-scales.md). Raises InputError for a total field, or maps of another shape.
     """
     check_positive(stiffness=stiffness)
     for name, given in (("chi_ppm", chi_ppm), ("ringing_ppm", ringing_ppm)):
@@ -62,8 +62,8 @@ def explain_large_scales(
     found = torch.where(field.mask, chi_ppm, 0.0)
     if unexplained > MOST_UNEXPLAINED:
         doubt = (
-            f"the large scales of the map were left as they were: smooth sources inside the mask leave {100 * unexplained:.0f} % of the smooth misfit "
-            f"unexplained (at most {100 * MOST_UNEXPLAINED:.0f} %), so the field has others, as of background or of brain outside the mask"
+            f"the large scales of the map were left as they were: smooth sources inside the mask leave {100 * unexplained:.0f} % of the smooth "
+            f"misfit unexplained (at most {100 * MOST_UNEXPLAINED:.0f} %), so the field has others, as of background or of brain outside the mask"
         )
         return Explained(found, unexplained, (doubt,))
     found[problem.grid.box] += correction[problem.grid.inner]
@@ -71,7 +71,7 @@ def explain_large_scales(
 
 
 def _correction(problem: Problem, explained_ppm: Tensor, stiffness: float, n_iterations: int) -> tuple[Tensor, float]:
-    """d on the working grid, and the share of the smooth misfit that it leaves."""
+    """D on the working grid, and the share of the smooth misfit that it leaves."""
     grid, gradient = problem.grid, problem.gradient
     dipole, power = grid.dipole(), grid.gradient_power()
     mask = problem.mask.to(problem.data.dtype)
