@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The shipped flagship from its seeds (docs/flagship.md, entry 4): two sets of volumes and three trainings, each on from the weights before.
-#   bash benchmarks/flagship.sh OUT      # OUT/third/weights.safetensors; what is there already is not made again
+# The shipped flagship from its seeds (docs/flagship.md, entries 4 and 7): three sets of volumes and five trainings, each on from the weights before.
+#   bash benchmarks/flagship.sh OUT      # OUT/fifth/weights.safetensors; what is there already is not made again
 set -euo pipefail
 out=$(realpath -m "${1:?name a folder for the sets and the runs}")
 cd "$(dirname "$0")/.."
@@ -12,11 +12,24 @@ train() { # name of the run, then settings
   [ -f "$run/weights.safetensors" ] || OMP_NUM_THREADS=1 python train.py experiment=flagship_small evaluate=false hydra.run.dir="$run" "$@"
 }
 
-qsmdl simulate "$out/set0" --set 28 --jobs 2 experiment=flagship_small seed=0
-train first data.cache.folder="$out/set0" seed=0 training.n_steps=1200
-qsmdl simulate "$out/set1" --set 32 --jobs 2 experiment=flagship_small seed=1
-train second data.cache.folder="$out/set1" seed=1 start_from="$out/first/weights.safetensors" \
+# the start as it was until entry 7
+plain=(data.prior.noise_scaled=false data.prior.large_scales=false)
+qsmdl simulate "$out/set0" --set 28 --jobs 2 experiment=flagship_small "${plain[@]}" seed=0
+train first "${plain[@]}" data.cache.folder="$out/set0" seed=0 training.n_steps=1200
+qsmdl simulate "$out/set1" --set 32 --jobs 2 experiment=flagship_small "${plain[@]}" seed=1
+train second "${plain[@]}" data.cache.folder="$out/set1" seed=1 start_from="$out/first/weights.safetensors" \
   training.learning_rate=2e-3 training.n_steps=2100 training.stop_after=1023 training.validate_every=420
 # batch norm as it will be used
-train third data.cache.folder="$out/set1" seed=1 start_from="$out/second/weights.safetensors" \
+train third "${plain[@]}" data.cache.folder="$out/set1" seed=1 start_from="$out/second/weights.safetensors" \
   training.learning_rate=1e-3 training.n_steps=960 training.freeze_norm=true training.validate_every=240
+
+# calcifications and haemorrhages in more of the heads
+lesions=(phantom.engine.lesions.calcification.probability=0.7 'phantom.engine.lesions.calcification.radius_mm=[1.5,6.0]'
+  phantom.engine.lesions.haemorrhage.probability=0.25)
+qsmdl simulate "$out/set2" --set 40 --jobs 2 experiment=flagship_small "${plain[@]}" "${lesions[@]}" seed=2
+train fourth "${plain[@]}" "${lesions[@]}" data.cache.folder="$out/set2" seed=2 start_from="$out/third/weights.safetensors" \
+  training.learning_rate=1.5e-3 training.n_steps=3600 training.freeze_norm=true training.validate_every=600
+# the start that follows the noise and whose large scales explain the field
+qsmdl simulate "$out/set2" --set 40 --jobs 2 experiment=flagship_small "${lesions[@]}" seed=2
+train fifth "${lesions[@]}" data.cache.folder="$out/set2" seed=2 start_from="$out/fourth/weights.safetensors" \
+  training.learning_rate=8e-4 training.n_steps=1400 training.freeze_norm=true training.validate_every=700

@@ -124,12 +124,12 @@ def differences(rows: list[dict[str, Any]], against: str) -> str:
     return "\n".join(lines)
 
 
-def read_options(parser: argparse.ArgumentParser, *, phantoms: int, snr: list[float]) -> argparse.Namespace:
+def read_options(parser: argparse.ArgumentParser, *, phantoms: int, snr: list[float], voxel_size: float = 1.0) -> argparse.Namespace:
     """The command line, with the development heads and the folder OUT, which is made."""
     parser.add_argument("out", type=Path)
     parser.add_argument("--phantoms", type=int, default=phantoms)
     parser.add_argument("--snr", nargs="+", type=float, default=snr)
-    parser.add_argument("--voxel-size", type=float, default=1.0)
+    parser.add_argument("--voxel-size", type=float, default=voxel_size)
     parser.add_argument("--seed", type=int, default=77)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
