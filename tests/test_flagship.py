@@ -58,12 +58,13 @@ def believed(monkeypatch):
     monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 1.0)
 
 
-def test_a_final_solve_that_explains_too_little_is_told(sample_field, weights, monkeypatch):
+def test_a_final_solve_that_explains_too_little_is_told(sample_field, weights, monkeypatch, caplog):
     monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 1e-6)
     before, after = (flagship(sample_field, checkpoint=weights, final_solve=on) for on in (False, True))
     assert torch.equal(after.chi_ppm, before.chi_ppm)
     assert before.outcome.doubts == ()
     assert "large scales of the map were left as they were" in after.outcome.doubts[0]
+    assert after.outcome.doubts[0] in caplog.text
 
 
 def test_the_map_is_the_mean_of_the_symmetries_and_its_uncertainty_their_spread(sample_field, weights):

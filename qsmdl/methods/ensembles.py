@@ -1,6 +1,7 @@
 """The flagship: a network run under several symmetries of the physics, whose spread is an uncertainty; and the same after a fit to the scan."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from qsmdl.methods.method import OnStep
 from qsmdl.methods.weights import load_network
 from qsmdl.scan import ChiMap, FieldMap, Outcome, Scan
 from qsmdl.solvers.large_scales import explain_large_scales
+
+logger = logging.getLogger(__name__)
 
 SYMMETRIES = ("identity", "flip_x", "flip_y", "flip_x+flip_y")
 """Without the sign flip: a network that is fed the magnitude has learned how texture goes along with it, which holds for one sign only
@@ -48,6 +51,8 @@ def _map_of(
     doubts: tuple[str, ...] = ()
     if final_solve:
         chi_ppm, _, doubts = explain_large_scales(chi_ppm, field, ringing_ppm=ringing_of(inputs, prior, field))
+    for doubt in doubts:
+        logger.warning("%s: %s.", field.name, doubt)
     spread = paste(found.std_ppm, inputs, field) if uncertainty and found.std_ppm is not None else None
     outcome = dataclasses.replace(outcome, doubts=(*doubts_of(card, field, scan, chi_ppm), *doubts))
     return ChiMap(field.geometry, chi_ppm, field.mask, outcome, spread)
