@@ -160,6 +160,10 @@ def test_a_killed_stage_2_goes_on_to_the_same_rows(release, tmp_path):
         rows = evaluate(composed(*words, "method=[tv]", "method.tv.n_iterations=40"), tmp_path / name)
         protocol = json.loads((tmp_path / name / "protocol.json").read_text())
         (study,) = protocol["tuned"]
-        tuned[name] = [row["metrics"] for row in rows], study["settings"], [(t["settings"], t["value"]) for t in study["trials"]]
+        metrics = {key: value for key, value in rows[0]["metrics"].items() if value is not None}
+        tuned[name] = [study["settings"], *(t["settings"] for t in study["trials"])], [t["value"] for t in study["trials"]], metrics
         assert study["n_trials"] == 4
-    assert tuned["killed"] == tuned["whole"]
+        assert len(rows) == 1
+    assert tuned["killed"][0] == tuned["whole"][0]
+    for killed, whole in zip(tuned["killed"][1:], tuned["whole"][1:], strict=True):
+        assert killed == pytest.approx(whole, rel=1e-6)  # another process: on some processors the last bits differ

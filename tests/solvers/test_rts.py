@@ -45,7 +45,7 @@ def test_the_map_is_the_minimiser_of_the_second_step(threshold: float, tiny, den
     found = rts(field, threshold=threshold, **LONG).chi_ppm.ravel()
     value, least = (float(cost(x, known, trusted, gradient, 50.0)) for x in (found, expected))
     assert value == pytest.approx(least, rel=1e-3)
-    assert float((found - expected + expected.mean()).norm()) < 1e-3 * float(expected.norm())
+    assert float((found - expected + expected.mean()).norm()) < 2e-3 * float(expected.norm())
     assert least < 0.9 * float(cost(torch.from_numpy(known), known, trusted, gradient, 50.0))
 
 
