@@ -118,9 +118,10 @@ def main() -> None:
         with torch.no_grad():
             inputs = prepare_inputs(field, prior, known)
             maps = {"fed": paste(inputs.prior_ppm[:, :1], inputs, field), "network": paste(network(*inputs.arguments), inputs, field)}
-            maps["final solve"] = explain_large_scales(maps["network"], field, ringing_ppm=ringing_of(inputs, prior, field)).chi_ppm
+            solved = explain_large_scales(maps["network"], field, ringing_ppm=ringing_of(inputs, prior, field))
+        maps["final solve"] = solved.chi_ppm
         errors = {name: nrmse(chi, truth.chi_ppm, truth.mask) for name, chi in maps.items()}
-        warned = "; ".join(doubts_of(card, field, known, maps["final solve"])) or "-"
+        warned = "; ".join((*doubts_of(card, field, known, solved.chi_ppm), *solved.doubts)) or "-"
         print(f"| {case.name} | " + " | ".join(f"{errors[name]:.1f}" for name in maps) + f" | {warned} |", flush=True)
         draw_row(axes, case, scan, truth, maps, {name: f"{name}: NRMSE {value:.1f} %" for name, value in errors.items()})
     with atomic_path(arguments.out / "failures.png", True) as hidden:

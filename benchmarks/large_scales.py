@@ -1,6 +1,6 @@
 """What the correction of the large scales does to total variation without ringing, and to the network, and when it is to be believed.
 
-    python benchmarks/large_scales.py OUT            # 16 scans at 1.25 mm; prints the table of docs/large-scales.md
+    python benchmarks/large_scales.py OUT            # 18 scans at 1.25 mm; prints the table of docs/large-scales.md
 
 For each scan: NRMSE of the map before, after the correction whether it is believed or not, and the share of the smooth misfit that it leaves.
 """

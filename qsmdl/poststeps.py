@@ -71,10 +71,11 @@ def run_with_steps(run: Callable[..., ChiMap], field: FieldMap, steps: PostSteps
         candidates = steps.select_candidates or default_candidates(parameter, value)
         chi = select_map(lambda tried: run(**{parameter: tried}), field, parameter=parameter, rule=steps.select, candidates=candidates)
     found = unrung(chi) if steps.unring else chi
-    return _explained(found, field, chi.chi_ppm - found.chi_ppm) if steps.large_scales else found
+    return explained(found, field, chi.chi_ppm - found.chi_ppm) if steps.large_scales else found
 
 
-def _explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor) -> ChiMap:
+def explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None) -> ChiMap:
+    """The map after `solvers.large_scales`, with its doubts, which are logged as warnings, too. ringing_ppm: [x, y, z], what was removed from it."""
     found = explain_large_scales(chi.chi_ppm, field, ringing_ppm=ringing_ppm)
     for doubt in found.doubts:
         logger.warning("%s: %s.", field.name, doubt)

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from small_flagship import save
 
 from qsmdl.about import About
 from qsmdl.adaptation.fine import FineInterrupted
@@ -15,30 +16,14 @@ from qsmdl.cli.main import main
 from qsmdl.data.inputs import prepare_inputs
 from qsmdl.data.symmetry import Symmetry
 from qsmdl.errors import InputError
-from qsmdl.io.weights import load_weights, save_weights
+from qsmdl.io.weights import load_weights
 from qsmdl.methods import SHIPPED_WEIGHTS, Method, fine, flagship, flagship_fine, load_network, unet
 from qsmdl.methods.weights import shipped_weights
-from qsmdl.networks.build import build_network
-from qsmdl.physics.unring import unring
 from qsmdl.scan import ChiMap
 from qsmdl.solvers import large_scales
-from qsmdl.solvers.large_scales import explain_large_scales
-from qsmdl.solvers.tv import nltv
 
-NETWORK = {"architecture": "unet", "adapter": {}, "keywords": {"width": 2, "depth": 1, "zero_head": True}}
 FIT = {"n_steps": 4, "learning_rate": 5e-3, "precision": "float32"}
 NARROW = {"voxel_size_mm": [1.0, 1.8], "b0_tesla": 7.0, "peak_snr": [500.0, 1000.0], "chi_ppm": [-0.01, 0.01]}
-
-
-def save(path, **card):
-    """Untrained, but perturbed: it has an opinion of its own, which is not symmetric."""
-    torch.manual_seed(0)
-    network = build_network(NETWORK)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape)
-    save_weights(path, network.state_dict(), {"network": NETWORK, "prior": {"regularisations": [0.012, 0.003, 0.05]}, **card})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +39,8 @@ def no_flagship(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def believed(monkeypatch):
-    """On heads of 5 mm, with networks that were not trained, smooth sources explain little; the final solve is to be seen here."""
+    """On heads of 5 mm, with networks that were not trained, smooth sources explain little: a doubt that is not what is tested here."""
     monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 1.0)
-
-
-def test_a_final_solve_that_explains_too_little_is_told(sample_field, weights, monkeypatch, caplog):
-    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 1e-6)
-    before, after = (flagship(sample_field, checkpoint=weights, final_solve=on) for on in (False, True))
-    assert torch.equal(after.chi_ppm, before.chi_ppm)
-    assert before.outcome.doubts == ()
-    assert "large scales of the map were left as they were" in after.outcome.doubts[0]
-    assert after.outcome.doubts[0] in caplog.text
 
 
 def test_the_map_is_the_mean_of_the_symmetries_and_its_uncertainty_their_spread(sample_field, weights):
@@ -89,26 +65,6 @@ def test_one_symmetry_is_the_network_itself(sample_field, weights):
         flagship(sample_field, checkpoint=weights, symmetries=("identity",))
     with pytest.raises(InputError, match="no symmetry 'flip'"):
         flagship(sample_field, checkpoint=weights, symmetries=("flip",))
-
-
-def test_at_the_end_the_large_scales_explain_the_field(sample, sample_field, weights, tmp_path):
-    before, after = (flagship(sample_field, checkpoint=weights, final_solve=on) for on in (False, True))
-    assert torch.equal(after.chi_ppm, explain_large_scales(before.chi_ppm, sample_field).chi_ppm)
-    assert float((after.chi_ppm - before.chi_ppm).abs().max()) > 1e-3
-    assert torch.equal(after.uncertainty_ppm, before.uncertainty_ppm)
-
-
-def test_the_final_solve_knows_of_the_ringing_that_the_start_lost(sample, sample_field, tmp_path):
-    network = {**NETWORK, "adapter": {"channels": ["prior"], "n_priors": 4}}
-    path = tmp_path / "tv.safetensors"
-    card = {"network": network, "prior": {"start": "tv", "regularisations": [0.05]}}
-    save_weights(path, build_network(network).state_dict(), card)  # untrained: the start itself
-    names = {"checkpoint": path, "symmetries": ("identity",), "uncertainty": False}
-    raw = nltv(sample_field).chi_ppm
-    start = torch.where(sample_field.mask, unring(raw), 0.0)
-    expected = explain_large_scales(start, sample_field, ringing_ppm=raw - start).chi_ppm
-    torch.testing.assert_close(flagship(sample_field, **names).chi_ppm, expected, atol=1e-7, rtol=1e-5)
-    assert float((expected - explain_large_scales(start, sample_field).chi_ppm).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("name", ["flagship", "flagship_fine"])

@@ -107,9 +107,10 @@ class Prior:
 
 
 def noise_scaled_regularisation(field: FieldMap) -> float:
-    """The regularisation of `nltv` for a scan: its default up to the noise of the scans that it was chosen on, in proportion to the noise (the median
-    of the field's standard deviation in the mask) above. Less for less noise would not do: near veins and calcifications the field of a scan is not
-    that of its map, however little noise there is (docs/flagship.md, entry 7). The default where the noise is not known.
+    """The regularisation of `nltv` in ppm mm for a scan: its default up to the noise of the scans that it was chosen on, in proportion to the noise
+    (the median of the field's standard deviation in the mask) above. Not less for less noise: that helps heads without strong sources and harms those
+    with, since near veins and calcifications the field of a scan is not that of its map, however little noise there is (docs/flagship.md, entry 7).
+    The default where the noise is not known.
     """
     if field.noise_ppm is None:
         return _REGULARISATION

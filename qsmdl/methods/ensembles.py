@@ -1,7 +1,6 @@
 """The flagship: a network run under several symmetries of the physics, whose spread is an uncertainty; and the same after a fit to the scan."""
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +17,8 @@ from qsmdl.methods.doubts import doubts_of
 from qsmdl.methods.fitting import FidelityKind, Fit
 from qsmdl.methods.method import OnStep
 from qsmdl.methods.weights import load_network
+from qsmdl.poststeps import explained
 from qsmdl.scan import ChiMap, FieldMap, Outcome, Scan
-from qsmdl.solvers.large_scales import explain_large_scales
-
-logger = logging.getLogger(__name__)
 
 SYMMETRIES = ("identity", "flip_x", "flip_y", "flip_x+flip_y")
 """Without the sign flip: a network that is fed the magnitude has learned how texture goes along with it, which holds for one sign only
@@ -47,15 +44,12 @@ def _map_of(
     uncertainty: bool,
     final_solve: bool,
 ) -> ChiMap:
-    chi_ppm = paste(found.mean_ppm, inputs, field)
-    doubts: tuple[str, ...] = ()
-    if final_solve:
-        chi_ppm, _, doubts = explain_large_scales(chi_ppm, field, ringing_ppm=ringing_of(inputs, prior, field))
-    for doubt in doubts:
-        logger.warning("%s: %s.", field.name, doubt)
     spread = paste(found.std_ppm, inputs, field) if uncertainty and found.std_ppm is not None else None
-    outcome = dataclasses.replace(outcome, doubts=(*doubts_of(card, field, scan, chi_ppm), *doubts))
-    return ChiMap(field.geometry, chi_ppm, field.mask, outcome, spread)
+    chi = ChiMap(field.geometry, paste(found.mean_ppm, inputs, field), field.mask, outcome, spread)
+    if final_solve:
+        chi = explained(chi, field, ringing_of(inputs, prior, field))
+    doubts = (*doubts_of(card, field, scan, chi.chi_ppm), *chi.outcome.doubts)
+    return dataclasses.replace(chi, outcome=dataclasses.replace(chi.outcome, doubts=doubts))
 
 
 @about(kind="deep learning", reference="Wang et al., Neurocomputing 2019 (test-time augmentation)", weights="flagship")
@@ -118,9 +112,8 @@ def flagship_fine(
     settings = FineSettings(
         n_steps, learning_rate, tv_weight, target, patience, min_decrease, time_budget_s, precision, memory_gib, prior_weight, trained
     )
-    loaded = load_network(checkpoint, "flagship")
-    fit = Fit.of(loaded, field, scan, fidelity, settings, members)
+    fit = Fit.of(load_network(checkpoint, "flagship"), field, scan, fidelity, settings, members)
     result = fit.run(on_step, state_path)
     found, residual = fit.ensemble(result)
     outcome = dataclasses.replace(result.outcome, residual=residual)
-    return _map_of(found, fit.inputs, loaded[1], fit.card, field, scan, outcome, uncertainty=uncertainty, final_solve=final_solve)
+    return _map_of(found, fit.inputs, fit.prior, fit.card, field, scan, outcome, uncertainty=uncertainty, final_solve=final_solve)

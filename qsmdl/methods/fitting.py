@@ -28,9 +28,10 @@ FidelityKind = Literal["echoes", "field"]
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A network and the scan that it is fitted to. card: the network's; symmetries: under which it is run, one a step in turn."""
+    """A network and the scan that it is fitted to. prior, card: the network's; symmetries: under which it is run, one a step in turn."""
 
     network: PpmAdapter
+    prior: Prior
     card: Mapping[str, Any]
     field: FieldMap
     scan: Scan | None
@@ -60,7 +61,7 @@ class Fit:
             data = echo_fidelity(scan, field, inputs.box, inputs.geometry)
         else:
             data = field_fidelity(field, inputs.box, inputs.geometry)
-        return cls(network.to(device), card, field, scan, inputs, fidelity, data.to(device), settings, tuple(symmetries))
+        return cls(network.to(device), prior, card, field, scan, inputs, fidelity, data.to(device), settings, tuple(symmetries))
 
     @property
     def identity(self) -> dict[str, Any]:

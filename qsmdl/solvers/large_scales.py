@@ -17,6 +17,7 @@ _DAMPING = 1e-4
 """Of the correction itself, so that what no voxel has measured (a constant, the cone at large scales) does not grow."""
 _TOLERANCE = 0.01
 _SMOOTH = 0.1
+"""Width of the Gaussian that tells what of a misfit is smooth, as a share of the sampling's highest frequency."""
 MOST_UNEXPLAINED = 0.06
 """Share of the smooth misfit that may remain for a correction to be believed."""
 _ROBUST = 3 * 1.4826
@@ -46,7 +47,7 @@ def explain_large_scales(
     outside the mask, where nothing is measured, explain part of the field by sources there, and networks do not see the whole of a head: both err
     smoothly. Wavelengths shorter than some ten voxels stay as they were.
 
-    padding: factor on the mask's bounding box; with 1.25, as other solvers have it, the field of the periodic images costs a fifth of what is gained.
+    padding: factor on the mask's bounding box; with 1.25, as other solvers have it, the field of the periodic images costs up to a sixth of the gain.
     ringing_ppm: what was taken off the map (`physics.unring`) though the field has it. stiffness: without a unit.
 
     The support is the point. Where sources outside the mask are left in the field (background, brain that the mask cuts off) the correction does
@@ -71,7 +72,7 @@ def explain_large_scales(
 
 
 def _correction(problem: Problem, explained_ppm: Tensor, stiffness: float, n_iterations: int) -> tuple[Tensor, float]:
-    """D on the working grid, and the share of the smooth misfit that it leaves."""
+    """The correction in ppm on the working grid [x, y, z], and the share of the smooth misfit that it leaves."""
     grid, gradient = problem.grid, problem.gradient
     dipole, power = grid.dipole(), grid.gradient_power()
     mask = problem.mask.to(problem.data.dtype)
@@ -102,7 +103,7 @@ def _correction(problem: Problem, explained_ppm: Tensor, stiffness: float, n_ite
 
 
 def _smooth_energy(volume: Tensor) -> float:
-    """Of what is left of it below a tenth of the sampling's highest frequency (a Gaussian)."""
+    """The sum of squares of a volume [x, y, z] without its fine scales."""
     frequencies = [torch.fft.fftfreq(n, device=volume.device) * 2 for n in volume.shape]
     frequencies[2] = frequencies[2][: volume.shape[2] // 2 + 1].abs()
     low = [torch.exp(-0.5 * (f / _SMOOTH).square()) for f in frequencies]
@@ -111,6 +112,6 @@ def _smooth_energy(volume: Tensor) -> float:
 
 
 def _bounded_pull(residual: Tensor, inside: Tensor) -> Tensor:
-    """Huber's weights."""
+    """Huber's weights for a residual [x, y, z], by the median over the flat indices `inside`."""
     bound = _ROBUST * residual.flatten()[inside].abs().median()
     return bound / residual.abs().clamp(min=bound.clamp(min=torch.finfo(residual.dtype).tiny)) if bound > 0 else torch.ones_like(residual)
