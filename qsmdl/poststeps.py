@@ -1,5 +1,5 @@
-"""What any method may have done around it: its regularisation chosen without truth (`select`), ringing removed from its map (`unring`), and the large
-scales of its map brought into line with the field (`large_scales`).
+"""What any method may have done around it: its regularisation chosen without truth (`select`), ringing removed from its map (`unring`), and the map
+brought into line with the field (`large_scales`, `fine_scales`).
 """
 
 import dataclasses
@@ -18,24 +18,27 @@ from qsmdl.physics.unring import unring
 from qsmdl.scan import ChiMap, FieldMap
 from qsmdl.selecting.rules import check_rule
 from qsmdl.selecting.sweep import candidates_between, check_candidates, select_map
+from qsmdl.solvers.fine_scales import fine_correction
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.validation import check_settings
 
 logger = logging.getLogger(__name__)
 
-POST_STEPS = ("unring", "large_scales", "select", "select_candidates")
+POST_STEPS = ("unring", "large_scales", "fine_scales", "select", "select_candidates")
 """Settings of every method beside its function's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class PostSteps:
     """unring: remove the ringing of a k-space crop from the map (docs/unring.md); large_scales: correct the map smoothly, so that it explains the
-    field (`solvers.large_scales`), after the former; select: the rule that chooses the method's parameter (docs/parameters.md), None to keep the
-    setting; select_candidates: what it chooses from, None for a decade on either side of the setting.
+    field (`solvers.large_scales`), after the former; fine_scales: correct it at fine scales, too (`solvers.fine_scales`), before ringing is removed;
+    select: the rule that chooses the method's parameter (docs/parameters.md), None to keep the setting; select_candidates: what it chooses from, None
+    for a decade on either side of the setting.
     """
 
     unring: bool = False
     large_scales: bool = False
+    fine_scales: bool = False
     select: str | None = None
     select_candidates: tuple[float, ...] | None = None
 
@@ -44,6 +47,11 @@ class PostSteps:
         """From a method's settings; keys of others are passed over. Raises InputError for values that cannot be, naming the method."""
         told = {key: settings[key] for key in POST_STEPS if key in settings}
         check_settings(name, cls, told)
+        if told.get("fine_scales") and not told.get("large_scales"):
+            raise InputError(
+                f"{name}.fine_scales is true, but {name}.large_scales is false, which comes first and tells whether the field can be explained. "
+                "Set both to true."
+            )
         rule, candidates = told.get("select"), told.get("select_candidates")
         if rule is not None:
             check_rule(rule)
@@ -71,16 +79,31 @@ def run_with_steps(run: Callable[..., ChiMap], field: FieldMap, steps: PostSteps
         candidates = steps.select_candidates or default_candidates(parameter, value)
         chi = select_map(lambda tried: run(**{parameter: tried}), field, parameter=parameter, rule=steps.select, candidates=candidates)
     found = unrung(chi) if steps.unring else chi
-    return explained(found, field, chi.chi_ppm - found.chi_ppm) if steps.large_scales else found
+    if not steps.large_scales:
+        return found
+    ringing = chi.chi_ppm - found.chi_ppm
+
+    def finish(explaining: Tensor, correction: Tensor) -> Tensor:
+        corrected = explaining + correction
+        return torch.where(chi.mask, unring(corrected + ringing), 0.0) if steps.unring else corrected
+
+    return explained(found, field, ringing, finish if steps.fine_scales else None)
 
 
-def explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None) -> ChiMap:
-    """The map after `solvers.large_scales`, with its doubts, which are logged as warnings, too. ringing_ppm: [x, y, z], what was removed from it."""
+@torch.no_grad()
+def explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None, finish: Callable[[Tensor, Tensor], Tensor] | None = None) -> ChiMap:
+    """The map after `solvers.large_scales`, with its doubts, which are logged as warnings, too. ringing_ppm: [x, y, z], what was removed from it.
+
+    finish: what is made of that map and the correction of its fine scales (`solvers.fine_scales`); not asked where there are doubts.
+    """
     found = explain_large_scales(chi.chi_ppm, field, ringing_ppm=ringing_ppm)
     for doubt in found.doubts:
         logger.warning("%s: %s.", field.name, doubt)
+    values = found.chi_ppm
+    if finish is not None and not found.doubts:
+        values = finish(values, fine_correction(values if ringing_ppm is None else values + ringing_ppm, field))
     outcome = dataclasses.replace(chi.outcome, doubts=(*chi.outcome.doubts, *found.doubts))
-    return dataclasses.replace(chi, chi_ppm=found.chi_ppm, outcome=outcome)
+    return dataclasses.replace(chi, chi_ppm=values, outcome=outcome)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from qsmdl.physics.unring import unring
 from qsmdl.scan import ChiMap, FieldMap, Geometry, Outcome
 from qsmdl.solvers import large_scales
 from qsmdl.solvers.direct import tkd
+from qsmdl.solvers.fine_scales import fine_correction
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import tv
 
@@ -136,7 +137,7 @@ def test_ringing_is_removed_as_from_the_truth(field):
 
 def test_large_scales_come_last_and_know_what_was_removed(field, monkeypatch):
     """Smooth, within the mask: a map that has lost its ringing does not get it back."""
-    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 1.0)
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))
     settings = ({}, {"unring": True}, {"large_scales": True}, {"unring": True, "large_scales": True})
     plain, clean, explained, both = (Method("made_up", made_up, **s)(field).chi_ppm for s in settings)
     assert torch.equal(explained, explain_large_scales(plain, field).chi_ppm)
@@ -151,6 +152,29 @@ def test_large_scales_that_explain_too_little_are_told(field, monkeypatch, caplo
     assert torch.equal(told.chi_ppm, plain.chi_ppm)
     assert told.outcome.doubts[0] in caplog.text
     assert plain.outcome.doubts == ()
+
+
+def test_fine_scales_are_corrected_before_ringing_is_removed(field, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))
+    both = {"large_scales": True, "fine_scales": True}
+    settings = ({}, {"large_scales": True}, {"unring": True}, {"unring": True, "large_scales": True}, both, {"unring": True, **both})
+    plain, mended, clean, clean_mended, fine, all_steps = (Method("made_up", made_up, **s)(field).chi_ppm for s in settings)
+    assert torch.equal(fine, mended + fine_correction(mended, field))
+    raw = clean_mended + plain - clean
+    torch.testing.assert_close(all_steps, unring(raw + fine_correction(raw, field)), atol=1e-7, rtol=1e-5)
+    assert not torch.equal(fine, mended)
+
+
+def test_fine_scales_stay_where_the_large_ones_cannot_be_explained(field, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 0.0)
+    plain, told = (Method("made_up", made_up, large_scales=on, fine_scales=on)(field) for on in (False, True))
+    assert torch.equal(told.chi_ppm, plain.chi_ppm)
+    assert len(told.outcome.doubts) == 1
+
+
+def test_fine_scales_alone_are_refused():
+    with pytest.raises(InputError, match=r"mine\.fine_scales is true, but mine\.large_scales is false"):
+        Method("mine", made_up, fine_scales=True)
 
 
 def test_unring_follows_select(field):

@@ -19,7 +19,7 @@ from qsmdl.challenge.protocol import Row
 from qsmdl.challenge.regions import deep_grey_slope
 from qsmdl.challenge.regression import fit_line
 from qsmdl.challenge.rows import check_rows
-from qsmdl.challenge.run import Case, Scoring, reconstruct, scored
+from qsmdl.challenge.run import Case, Scoring, Solved, reconstruct, scored
 from qsmdl.challenge.volumes import as_volumes
 from qsmdl.errors import InputError
 from qsmdl.io.files import read_json, write_json
@@ -122,12 +122,17 @@ def run_task(
     *,
     attested: bool | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    solved: dict[str, Solved] | None = None,
 ) -> list[HeldOutRow]:
     """The rows of a task: the method's map scored, and the very same map without ringing, unless the method removes it itself. Writes nothing.
 
-    case: the scan, without truth, on the device that the method runs on.
+    case: the scan, without truth, on the device that the method runs on. solved: maps of this case by `Method.solve_key`: what is there is not solved
+    for again, and a map without steps is put there.
     """
-    chi, row = reconstruct(task.method, case, seed=task.seed, on_step=on_step, state_path=task.state_path)
+    key, kept = task.method.solve_key, {} if solved is None else solved
+    chi, row = reconstruct(task.method, case, seed=task.seed, on_step=on_step, state_path=task.state_path, solved=kept.get(key or ""))
+    if key and not (task.method.steps.unring or task.method.steps.large_scales):
+        kept[key] = chi, cast(Row, {**row})
     row["attested"] = attested
     rows = [_told(task, row, chi, truth)]
     if not task.method.steps.unring:

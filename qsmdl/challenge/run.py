@@ -78,21 +78,33 @@ class PeakMemory:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+Solved = tuple[ChiMap, Row]
+
+
 def reconstruct(
-    method: Method, case: Case, *, seed: int, on_step: Callable[[int, float], None] | None = None, state_path: Path | None = None
-) -> tuple[ChiMap, Row]:
-    """One method on one case: the map and its row, without metrics. No truth is looked at."""
+    method: Method,
+    case: Case,
+    *,
+    seed: int,
+    on_step: Callable[[int, float], None] | None = None,
+    state_path: Path | None = None,
+    solved: Solved | None = None,
+) -> Solved:
+    """One method on one case: the map and its row, without metrics. No truth is looked at.
+
+    solved: what this returned, on the same case and seed, for a method of the same `solve_key` without steps around it. Its time counts.
+    """
     torch.manual_seed(seed)
     memory, started = PeakMemory(case.field.field_ppm.device), time.perf_counter()
-    chi = method(case.field, case.scan, orientations=case.orientations, on_step=on_step, state_path=state_path)
+    chi = method(case.field, case.scan, orientations=case.orientations, on_step=on_step, state_path=state_path, solved=solved and solved[0])
     if chi.chi_ppm.is_cuda:
         torch.cuda.synchronize()
     row: Row = {
         "method": method.name,
         "scan": case.name,
         "metrics": {},
-        "seconds": time.perf_counter() - started,
-        "peak_bytes": memory.n_bytes,
+        "seconds": time.perf_counter() - started + (solved[1]["seconds"] if solved else 0.0),
+        "peak_bytes": max(memory.n_bytes, (solved[1]["peak_bytes"] or 0) if solved else 0),
         "seed": seed,
         "stopped": chi.outcome.stopped,
         "kind": method.kind,

@@ -147,8 +147,8 @@ def methods_from_command_line(names: Mapping[str, str], words: Sequence[str]) ->
 
 
 def as_override(word: str) -> str:
-    """A word of the command line as Hydra wants it: `unring`, `large_scales`, `select` and `select_candidates` are settings of every method,
-    listed in its YAML or not, and `method=all` means every method that one scan is enough for.
+    """A word of the command line as Hydra wants it: those of `POST_STEPS` are settings of every method, listed in its YAML or not, and `method=all`
+    means every method that one scan is enough for.
     """
     if word == f"method={ALL}":
         return f"method=[{','.join(runnable_methods())}]"

@@ -12,7 +12,7 @@ from qsmdl.challenge.guard import Admission, admit
 from qsmdl.challenge.heldout import HeldOutHead, check_snrs, held_out_head
 from qsmdl.challenge.heldout_results import Results, gather
 from qsmdl.challenge.heldout_rows import UNRUNG, HeldOutRow, HeldOutTask, base_of, describe_with_files, run_task
-from qsmdl.challenge.run import Case
+from qsmdl.challenge.run import Case, Solved
 from qsmdl.cli.build import methods_from_command_line
 from qsmdl.cli.catalogue import check_method
 from qsmdl.cli.progress import StepLine, console, stage
@@ -111,16 +111,17 @@ class _Study:
         scan, truth = scan_phantom(head.recipe, head.at(snr), phantom)
         self.admission.check_truths({scan.name: truth})
         case = Case(scan.name, field_of(scan), scan).to(self.device)
+        solved: dict[str, Solved] = {}
         for task in tasks:
-            told = self._run_task(task, case, truth)
+            told = self._run_task(task, case, truth, solved)
             self.n_done += 1
             console.print(f"  {self.n_done} of {self.n_tasks}: {task.method.name} on {task.scan}: {told}", highlight=False, markup=False)
 
-    def _run_task(self, task: HeldOutTask, case: Case, truth: Truth) -> str:
+    def _run_task(self, task: HeldOutTask, case: Case, truth: Truth, solved: dict[str, Solved]) -> str:
         name, line = task.method.name, StepLine()
         try:
             attested = self.admission.attested.get(name)
-            rows = run_task(task, case, truth, attested=attested, on_step=lambda step, value: line(name, task.scan, step, value))
+            rows = run_task(task, case, truth, attested=attested, solved=solved, on_step=lambda step, value: line(name, task.scan, step, value))
         except FineInterrupted:  # not a failure: its state is saved
             raise
         except Exception as error:  # noqa: BLE001 - whatever a method does wrong, the others are still wanted

@@ -25,7 +25,7 @@ from qsmdl.units import rad_per_ppm
 
 _PADDING = 2.0
 """Of the field of a start."""
-_VERSION = 1
+_VERSION = 2
 """Of the maps that `Prior` computes: to be raised where they change, so that kept ones are computed anew."""
 
 

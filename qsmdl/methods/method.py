@@ -2,8 +2,8 @@
 
 A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Four keywords are not settings but are handed over where
 a method asks for them: `scan` (all echoes), `orientations` (field maps of the same head at other orientations to B0, on the same grid), `on_step`
-(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Four settings are not the
-function's but every method's: `unring`, `large_scales`, `select` and `select_candidates` (`poststeps`).
+(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Five settings are not the
+function's but every method's: `unring`, `large_scales`, `fine_scales`, `select` and `select_candidates` (`poststeps`).
 """
 
 import functools
@@ -77,6 +77,13 @@ class Method:
         return shipped_weights(self.about.weights) if checkpoint is None else Path(checkpoint)
 
     @property
+    def solve_key(self) -> str | None:
+        """What its map is before the steps around it: equal for two methods that differ in these alone. None where `select` chooses."""
+        if self.steps.select is not None:
+            return None
+        return f"{self.function.__module__}.{self.function.__qualname__} {sorted((key, repr(value)) for key, value in self._own.items())}"
+
+    @property
     def reports_steps(self) -> bool:
         """Whether progress can be shown."""
         return "on_step" in self.accepts
@@ -89,10 +96,12 @@ class Method:
         orientations: Sequence[FieldMap] = (),
         on_step: OnStep | None = None,
         state_path: Path | None = None,
+        solved: ChiMap | None = None,
     ) -> ChiMap:
-        """The susceptibility map of a field, with what of `unring`, `large_scales` and `select` is switched on.
+        """The susceptibility map of a field, with those of `POST_STEPS` that are switched on.
 
-        Raises InputError for a field that cannot be local, unless the method works from wrapped phase.
+        solved: the map of a method of the same `solve_key` without these; it is not solved for again. Raises InputError for a
+        field that cannot be local, unless the method works from wrapped phase.
         """
         if field.kind == "local" and self.about.input != "wrapped phase":
             check_local_field(field.field_ppm[field.mask], f"The field map of {field.name!r}")
@@ -100,6 +109,6 @@ class Method:
         handed = {k: v for k, v in context.items() if k in self.accepts}
 
         def run(**changed: Any) -> ChiMap:
-            return self.function(field, **{**self._own, **changed}, **handed)
+            return solved if solved is not None and not changed else self.function(field, **{**self._own, **changed}, **handed)
 
         return run_with_steps(run, field, self.steps, self.about.parameter, self.parameter_value)

@@ -9,7 +9,7 @@ from torch import Tensor
 from qsmdl.errors import InputError
 from qsmdl.physics.fourier import irfft3, multiply_spectrum, rfft3
 from qsmdl.scan import FieldMap
-from qsmdl.solvers.krylov import cg
+from qsmdl.solvers.misfit import Misfit
 from qsmdl.solvers.problem import Problem
 from qsmdl.validation import check_positive
 
@@ -18,15 +18,12 @@ _DAMPING = 1e-4
 _TOLERANCE = 0.01
 _SMOOTH = 0.1
 """Width of the Gaussian that tells what of a misfit is smooth, as a share of the sampling's highest frequency."""
-MOST_UNEXPLAINED = 0.06
-"""Share of the smooth misfit that may remain for a correction to be believed."""
-_ROBUST = 3 * 1.4826
-"""Residuals beyond three standard deviations, as their median tells them, pull no harder (Huber 1964): near strong sources the field of a scan is not
-that of any susceptibility on its grid."""
+MOST_UNEXPLAINED = 0.0014
+"""Share of the smooth field's energy that may remain for a correction to be believed."""
 
 
 class Explained(NamedTuple):
-    """chi_ppm: the map [x, y, z], corrected or as it was; unexplained: the share of the smooth part of the misfit that no source inside the mask
+    """chi_ppm: the map [x, y, z], corrected or as it was; unexplained: the share of the smooth part of the field that no source inside the mask
     explains; doubts: why the map was left as it was, one sentence or none.
     """
 
@@ -51,8 +48,8 @@ def explain_large_scales(
     ringing_ppm: what was taken off the map (`physics.unring`) though the field has it. stiffness: without a unit.
 
     The support is the point. Where sources outside the mask are left in the field (background, brain that the mask cuts off) the correction does
-    harm, and a smooth d cannot explain the misfit: if more than 6 % of its smooth part remains, the map is returned as it was, with a doubt (chosen
-    on 15 simulated scans: docs/large-scales.md). Raises InputError for a total field, or maps of another shape.
+    harm, and a smooth d cannot explain the field: if more than 0.14 % of its smooth part's energy remains, the map is returned as it was, with a
+    doubt (chosen on 20 simulated scans: docs/large-scales.md). Raises InputError for a total field, or maps of another shape.
     """
     check_positive(stiffness=stiffness)
     for name, given in (("chi_ppm", chi_ppm), ("ringing_ppm", ringing_ppm)):
@@ -63,8 +60,8 @@ def explain_large_scales(
     found = torch.where(field.mask, chi_ppm, 0.0)
     if unexplained > MOST_UNEXPLAINED:
         doubt = (
-            f"the large scales of the map were left as they were: smooth sources inside the mask leave {100 * unexplained:.0f} % of the smooth "
-            f"misfit unexplained (at most {100 * MOST_UNEXPLAINED:.0f} %), so the field has others, as of background or of brain outside the mask"
+            f"the large scales of the map were left as they were: smooth sources inside the mask leave {100 * unexplained:.2g} % of the energy of "
+            f"the smooth field unexplained (at most {100 * MOST_UNEXPLAINED:g} %), so it has others, as of background or of brain outside the mask"
         )
         return Explained(found, unexplained, (doubt,))
     found[problem.grid.box] += correction[problem.grid.inner]
@@ -72,34 +69,21 @@ def explain_large_scales(
 
 
 def _correction(problem: Problem, explained_ppm: Tensor, stiffness: float, n_iterations: int) -> tuple[Tensor, float]:
-    """The correction in ppm on the working grid [x, y, z], and the share of the smooth misfit that it leaves."""
-    grid, gradient = problem.grid, problem.gradient
-    dipole, power = grid.dipole(), grid.gradient_power()
-    mask = problem.mask.to(problem.data.dtype)
+    """The correction in ppm on the working grid [x, y, z], and the share of the smooth field that it leaves."""
+    grid, gradient, misfit = problem.grid, problem.gradient, Misfit.of(problem, explained_ppm)
+    mask, power = misfit.mask, grid.gradient_power()
     joined = (gradient.apply_forward(mask) == 0) & (mask > 0)  # differences between two voxels of the mask
     stiff = stiffness * math.prod(grid.field.geometry.voxel_size_mm) ** (4 / 3)
-
-    def forward(v: Tensor) -> Tensor:
-        return irfft3(multiply_spectrum(rfft3(v), dipole), grid.shape)
 
     def laplacian(v: Tensor) -> Tensor:
         return gradient.apply_adjoint(joined * gradient.apply_forward(v)) * mask
 
-    misfit = (problem.data - forward(grid.place(explained_ppm))) * (problem.weight > 0)
-    weight = problem.weight.square() * _bounded_pull(misfit, problem.inside)
+    def penalty(v: Tensor) -> Tensor:
+        return laplacian(laplacian(v)).mul_(stiff).add_(v, alpha=_DAMPING)
 
-    def normal(v: Tensor) -> Tensor:
-        return forward(weight * forward(v)).mul_(mask).add_(laplacian(laplacian(v)), alpha=stiff).add_(v, alpha=_DAMPING)
-
-    inverse = power.square_().mul_(stiff).addcmul_(dipole, dipole).add_(_DAMPING).reciprocal_()
-
-    def precondition(r: Tensor) -> Tensor:
-        return irfft3(multiply_spectrum(rfft3(r), inverse), grid.shape).mul_(mask)
-
-    target = forward(weight * misfit).mul_(mask)
-    found = cg(normal, target, n_iterations=n_iterations, tolerance=_TOLERANCE, precondition=precondition)
-    before, after = (_smooth_energy(weight * v) for v in (misfit, misfit - forward(found.x)))
-    return found.x, after / before if before > 0 else 0.0
+    found = misfit.correct(penalty, power.square_().mul_(stiff).add_(_DAMPING), n_iterations=n_iterations, tolerance=_TOLERANCE)
+    whole, left = (_smooth_energy(misfit.weight * v) for v in (problem.data, misfit.left(found)))
+    return found, left / whole if whole > 0 else 0.0
 
 
 def _smooth_energy(volume: Tensor) -> float:
@@ -109,9 +93,3 @@ def _smooth_energy(volume: Tensor) -> float:
     low = [torch.exp(-0.5 * (f / _SMOOTH).square()) for f in frequencies]
     kernel = (low[0][:, None, None] * low[1][:, None] * low[2]).to(volume.dtype)
     return float(irfft3(multiply_spectrum(rfft3(volume), kernel), volume.shape).square().sum())
-
-
-def _bounded_pull(residual: Tensor, inside: Tensor) -> Tensor:
-    """Huber's weights for a residual [x, y, z], by the median over the flat indices `inside`."""
-    bound = _ROBUST * residual.flatten()[inside].abs().median()
-    return bound / residual.abs().clamp(min=bound.clamp(min=torch.finfo(residual.dtype).tiny)) if bound > 0 else torch.ones_like(residual)

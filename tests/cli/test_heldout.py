@@ -18,6 +18,7 @@ from qsmdl.cli.main import main
 from qsmdl.data.recipe import render_phantom, scan_phantom
 from qsmdl.io.files import read_json
 from qsmdl.physics.unring import unring
+from qsmdl.solvers import large_scales
 
 COARSE_MM = 6.0
 BROKEN = '''
@@ -29,6 +30,8 @@ from qsmdl.scan import ChiMap, FieldMap, Outcome
 def fragile(field: FieldMap, *, flag: str = "") -> ChiMap:
     """Breaks where a file says so."""
     how = Path(flag).read_text()
+    with Path(flag).with_suffix(".calls").open("a") as calls:
+        calls.write("x")
     if how == "stop":
         raise KeyboardInterrupt
     if how == "error":
@@ -183,6 +186,25 @@ def test_an_interruption_loses_nothing(tmp_path, capsys, fragile):
 def test_a_method_that_unrings_has_one_row(tmp_path):
     run(tmp_path, "--set", "l2.unring=true", n=1, snrs=(30,))
     assert [row["method"] for row in read_json(tmp_path / "rows.json")] == ["l2", "tkd", "tkd+unring"]
+
+
+@pytest.mark.usefixtures("no_figure")
+def test_methods_that_differ_in_their_steps_alone_are_solved_once(tmp_path, fragile, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))  # so that mending changes the map
+    fragile.write_text("work")
+    several = ("fragile", "plain=fragile", "smooth=fragile", "mended=fragile")
+    run(tmp_path, "--set", "smooth.unring=true", "mended.unring=true", "mended.large_scales=true", n=1, snrs=(30,), methods=several)
+    assert fragile.with_suffix(".calls").read_text() == "x"
+    rows = {row["method"]: row for row in read_json(tmp_path / "rows.json")}
+    assert rows["plain"]["metrics"] == rows["fragile"]["metrics"]
+    assert rows["smooth"]["metrics"] == rows["fragile+unring"]["metrics"]
+    assert rows["mended"]["metrics"]["rmse"] != rows["smooth"]["metrics"]["rmse"]
+    assert all(row["seconds"] >= rows["fragile"]["seconds"] for row in rows.values())
+    # alone, where nothing can be shared
+    run(tmp_path / "alone", "--set", "mended.unring=true", "mended.large_scales=true", n=1, snrs=(30,), methods=several[3:])
+    (alone,) = read_json(tmp_path / "alone" / "rows.json")
+    assert alone["metrics"] == rows["mended"]["metrics"]
+    assert fragile.with_suffix(".calls").read_text() == "xx"
 
 
 @pytest.mark.parametrize(

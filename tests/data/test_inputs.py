@@ -70,7 +70,7 @@ def test_the_start_follows_the_noise_where_it_is_asked_to(scanned):
 
 
 def test_the_large_scales_of_the_start_explain_the_field_where_they_are_asked_to(scanned, monkeypatch):
-    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 1.0)  # a head of 5 mm
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))  # a head of 5 mm
     _, _, field = scanned
     (plain, ringing, before), (start, same, after) = (dataclasses.replace(TV, large_scales=on)(field)[:3] for on in (False, True))
     assert torch.equal(ringing, same)

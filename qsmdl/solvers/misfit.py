@@ -1,0 +1,66 @@
+"""What of the field a finished map leaves unexplained, and corrections of the map inside the mask that explain it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qsmdl.physics.fourier import irfft3, multiply_spectrum, rfft3
+from qsmdl.solvers.krylov import cg
+from qsmdl.solvers.problem import Problem
+
+_ROBUST = 3 * 1.4826
+"""Residuals beyond three standard deviations, as their median tells them, pull no harder (Huber 1964): near strong sources the field of a scan is not
+that of any susceptibility on its grid."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Misfit:
+    """values: the field in ppm that a map leaves; weight: squared, of each voxel, with Huber's; mask: where a correction may be, all [x, y, z] on the
+    problem's grid; dipole: the kernel's spectrum.
+    """
+
+    problem: Problem
+    values: Tensor
+    weight: Tensor
+    dipole: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem, chi_ppm: Tensor) -> "Misfit":
+        """chi_ppm: the map, with everything that the field has, [x, y, z] on the field map's grid."""
+        grid, dipole = problem.grid, problem.grid.dipole()
+        explained = irfft3(multiply_spectrum(rfft3(grid.place(chi_ppm)), dipole), grid.shape)
+        values = (problem.data - explained) * (problem.weight > 0)
+        return cls(problem, values, problem.weight.square() * _bounded_pull(values, problem.inside), dipole, problem.mask.to(values.dtype))
+
+    def correct(self, penalty: Callable[[Tensor], Tensor], spectrum: Tensor, *, n_iterations: int, tolerance: float) -> Tensor:
+        """The d [x, y, z], 0 outside the mask, that minimises ||w (D d - values)||^2 + <d, penalty(d)>, by preconditioned conjugate gradients.
+
+        penalty: of a d that is 0 outside the mask; it returns a new tensor. spectrum: nearly its transform, [kx, ky, kz], for the preconditioner.
+        """
+
+        def normal(v: Tensor) -> Tensor:
+            return self._field_of(self.weight * self._field_of(v)).mul_(self.mask).add_(penalty(v))
+
+        inverse = torch.addcmul(spectrum, self.dipole, self.dipole).reciprocal_()
+
+        def precondition(r: Tensor) -> Tensor:
+            return irfft3(multiply_spectrum(rfft3(r), inverse), self.problem.grid.shape).mul_(self.mask)
+
+        target = self._field_of(self.weight * self.values).mul_(self.mask)
+        return cg(normal, target, n_iterations=n_iterations, tolerance=tolerance, precondition=precondition).x
+
+    def left(self, correction: Tensor) -> Tensor:
+        """The misfit after a correction, [x, y, z]."""
+        return self.values - self._field_of(correction)
+
+    def _field_of(self, v: Tensor) -> Tensor:
+        return irfft3(multiply_spectrum(rfft3(v), self.dipole), self.problem.grid.shape)
+
+
+def _bounded_pull(residual: Tensor, inside: Tensor) -> Tensor:
+    """Huber's weights for a residual [x, y, z], by the median over the flat indices `inside`."""
+    bound = _ROBUST * residual.flatten()[inside].abs().median()
+    return bound / residual.abs().clamp(min=bound.clamp(min=torch.finfo(residual.dtype).tiny)) if bound > 0 else torch.ones_like(residual)
