@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from generators import nrmse
 from hydra import compose, initialize_config_dir
+from ladder import final_solve
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -29,7 +30,6 @@ from qsmdl.io.files import atomic_path
 from qsmdl.methods import load_network
 from qsmdl.methods.doubts import doubts_of
 from qsmdl.scan import Scan, Truth
-from qsmdl.solvers.large_scales import explain_large_scales
 
 VOXEL_MM = 1.25
 WINDOW_PPM, ERROR_PPM = 0.15, 0.1
@@ -118,10 +118,9 @@ def main() -> None:
         with torch.no_grad():
             inputs = prepare_inputs(field, prior, known)
             maps = {"fed": paste(inputs.prior_ppm[:, :1], inputs, field), "network": paste(network(*inputs.arguments), inputs, field)}
-            solved = explain_large_scales(maps["network"], field, ringing_ppm=ringing_of(inputs, prior, field))
-        maps["final solve"] = solved.chi_ppm
+            maps["final solve"], doubts = final_solve(maps["network"], field, ringing_of(inputs, prior, field))
         errors = {name: nrmse(chi, truth.chi_ppm, truth.mask) for name, chi in maps.items()}
-        warned = "; ".join((*doubts_of(card, field, known, solved.chi_ppm), *solved.doubts)) or "-"
+        warned = "; ".join((*doubts_of(card, field, known, maps["final solve"]), *doubts)) or "-"
         print(f"| {case.name} | " + " | ".join(f"{errors[name]:.1f}" for name in maps) + f" | {warned} |", flush=True)
         draw_row(axes, case, scan, truth, maps, {name: f"{name}: NRMSE {value:.1f} %" for name, value in errors.items()})
     with atomic_path(arguments.out / "failures.png", True) as hidden:

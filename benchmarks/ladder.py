@@ -32,7 +32,8 @@ from qsmdl.data.symmetry import parse_symmetries
 from qsmdl.io.files import read_json, write_json
 from qsmdl.methods import load_network
 from qsmdl.methods.ensembles import SYMMETRIES
-from qsmdl.scan import Truth
+from qsmdl.poststeps import PostSteps, consistent, run_with_steps
+from qsmdl.scan import ChiMap, FieldMap, Outcome, Truth
 from qsmdl.solvers.large_scales import explain_large_scales
 
 METRICS = {
@@ -48,12 +49,27 @@ FINE = ("DeviationFromLinearSlope", "CalcStreak")
 Scores = dict[str, float | None]
 
 
+def final_solve(chi_ppm: Tensor, field: FieldMap, ringing_ppm: Tensor | None) -> tuple[Tensor, tuple[str, ...]]:
+    """A network's map [x, y, z] as `flagship` ends, and its doubts."""
+    found = consistent(ChiMap(field.geometry, chi_ppm, field.mask, Outcome(1, "one pass", 0.0)), field, ringing_ppm)
+    return found.chi_ppm, found.outcome.doubts
+
+
+def classical_end(start_ppm: Tensor, field: FieldMap, ringing_ppm: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """Total variation that has lost its ringing as it ends with unring, large_scales and fine_scales, and its doubts."""
+    raw = ChiMap(field.geometry, start_ppm + ringing_ppm, field.mask, Outcome(1, "start", 0.0))
+    found = run_with_steps(lambda: raw, field, PostSteps(unring=True, large_scales=True, fine_scales=True), "", None)
+    return found.chi_ppm, found.outcome.doubts
+
+
 def score(chi_ppm: Tensor, truth: Truth) -> Scores:
     return dict(official(as_volumes(chi_ppm.numpy(), truth.chi_ppm.numpy(), truth.mask.numpy(), truth.labels.numpy())))
 
 
 def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, float]]:
-    """Name, map and seconds: the start with its ringing and without, and every network alone, averaged, and with the final solve."""
+    """Name, map and seconds: the start with its ringing and without and as classical methods end, and every network alone, averaged, and as
+    `flagship` ends.
+    """
     field, priors = field_of(scan), [prior for _, prior, _ in networks.values()]
     if len({p.digest for p in priors}) != 1:
         raise SystemExit(f"the networks are fed different starts: {priors}")
@@ -62,15 +78,19 @@ def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, 
     inputs = prepare_inputs(field, dataclasses.replace(priors[0], **asked), scan)
     seconds = time.perf_counter() - begun
     yield "start", paste(inputs.prior_ppm[:, :2].sum(1, keepdim=True), inputs, field), seconds
-    yield "start without ringing", paste(inputs.prior_ppm[:, :1], inputs, field), seconds
-    ringing = ringing_of(inputs, priors[0], field)
+    start, ringing = paste(inputs.prior_ppm[:, :1], inputs, field), ringing_of(inputs, priors[0], field)
+    yield "start without ringing", start, seconds
+    if ringing is not None:
+        yield "start, final solve", classical_end(start, field, ringing)[0], seconds
     for name, (network, _, _) in networks.items():
         for label, symmetries in ((name, SYMMETRIES[:1]), (f"{name} x 4", SYMMETRIES)):
             begun = time.perf_counter()
             found = run_ensemble([network], views_of(inputs, parse_symmetries(symmetries)))
-            chi = paste(found.mean_ppm, inputs, field)
-            yield label, chi, time.perf_counter() - begun
-        yield f"{label}, final solve", explain_large_scales(chi, field, ringing_ppm=ringing).chi_ppm, time.perf_counter() - begun
+            chi, seconds = paste(found.mean_ppm, inputs, field), time.perf_counter() - begun
+            yield label, chi, seconds
+        yield f"{label}, large scales", explain_large_scales(chi, field, ringing_ppm=ringing).chi_ppm, seconds
+        begun = time.perf_counter()
+        yield f"{label}, final solve", final_solve(chi, field, ringing)[0], seconds + time.perf_counter() - begun
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from ladder import read_options
+from ladder import final_solve, read_options
 from torch import Tensor
 
 from qsmdl.challenge.cases import field_of
@@ -21,7 +21,6 @@ from qsmdl.data.inputs import paste, prepare_inputs, ringing_of
 from qsmdl.data.recipe import render_phantom, scan_phantom
 from qsmdl.methods import load_network
 from qsmdl.scan import FieldMap, Truth
-from qsmdl.solvers.large_scales import explain_large_scales
 
 KERNEL = (0.0, 0.1, 0.2, 1.0)
 FREQUENCY = (0.0, 0.06, 0.12, 0.25, 0.5, 0.75, 1.0, 2.0)
@@ -62,7 +61,7 @@ def main() -> None:
             with torch.no_grad():
                 inputs = prepare_inputs(field, prior, scan)
                 maps = {"fed": paste(inputs.prior_ppm[:, :1], inputs, field), "network": paste(network(*inputs.arguments), inputs, field)}
-                maps["final solve"] = explain_large_scales(maps["network"], field, ringing_ppm=ringing_of(inputs, prior, field)).chi_ppm
+                maps["final solve"] = final_solve(maps["network"], field, ringing_of(inputs, prior, field))[0]
             for name, chi in maps.items():
                 rows = spectrum(chi, truth, field)
                 told.append({"scan": head.at(snr).name, "map": name, "error": rows})

@@ -87,11 +87,29 @@ def run_with_steps(run: Callable[..., ChiMap], field: FieldMap, steps: PostSteps
         corrected = explaining + correction
         return torch.where(chi.mask, unring(corrected + ringing), 0.0) if steps.unring else corrected
 
-    return explained(found, field, ringing, finish if steps.fine_scales else None)
+    return _explained(found, field, ringing, finish if steps.fine_scales else None)
+
+
+def consistent(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None) -> ChiMap:
+    """A network's map after the correction of its large scales and, where the start of the network lost ringing, of its fine ones; with doubts.
+
+    ringing_ppm: [x, y, z], what the start lost, or None. With it the map is the mean of two whose fine scales explain the field: the network's with
+    the correction, which rings a little, and what is left of that and of the ringing once ringing is removed anew. What a network knows of ringing
+    and what the correction measures err in different places (docs/final-solve.md).
+    """
+    if ringing_ppm is None:
+        return _explained(chi, field, None)
+    ringing = ringing_ppm
+
+    def mean(explaining: Tensor, correction: Tensor) -> Tensor:
+        corrected = explaining + correction
+        return torch.where(chi.mask, (corrected + unring(corrected + ringing)) / 2, 0.0)
+
+    return _explained(chi, field, ringing, mean)
 
 
 @torch.no_grad()
-def explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None, finish: Callable[[Tensor, Tensor], Tensor] | None = None) -> ChiMap:
+def _explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None, finish: Callable[[Tensor, Tensor], Tensor] | None = None) -> ChiMap:
     """The map after `solvers.large_scales`, with its doubts, which are logged as warnings, too. ringing_ppm: [x, y, z], what was removed from it.
 
     finish: what is made of that map and the correction of its fine scales (`solvers.fine_scales`); not asked where there are doubts.

@@ -21,8 +21,8 @@ FROM_DESCRIPTION_NOTE = f"{FROM_DESCRIPTION} from the description: built from a 
 _ENTRY = re.compile(r"(?P<key>[A-Za-z_]\w*):(?P<value>.*?)(?:\s#\s*(?P<comment>.*))?$")
 _OF_EVERY_METHOD = {
     "unring": "removal of ringing after the inversion (docs/unring.md)",
-    "large_scales": "smooth correction that explains the field, at the end (docs/large-scales.md)",
-    "fine_scales": "and the fine scales, before ringing is removed; needs large_scales (docs/large-scales.md)",
+    "large_scales": "smooth correction that explains the field, at the end (docs/final-solve.md)",
+    "fine_scales": "and the fine scales, before ringing is removed; needs large_scales (docs/final-solve.md)",
     "select": "choose the parameter without truth: lcurve | zero | frequency | discrepancy (docs/parameters.md)",
     "select_candidates": "what to choose from; null: a decade on either side of the setting",
 }

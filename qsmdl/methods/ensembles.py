@@ -1,12 +1,11 @@
 """The flagship: a network run under several symmetries of the physics, whose spread is an uncertainty; and the same after a fit to the scan."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from qsmdl.about import about
 from qsmdl.adaptation.ensemble import Ensemble, run_ensemble, views_of
@@ -18,8 +17,7 @@ from qsmdl.methods.doubts import doubts_of
 from qsmdl.methods.fitting import FidelityKind, Fit
 from qsmdl.methods.method import OnStep
 from qsmdl.methods.weights import load_network
-from qsmdl.physics.unring import unring
-from qsmdl.poststeps import explained
+from qsmdl.poststeps import consistent
 from qsmdl.scan import ChiMap, FieldMap, Outcome, Scan
 
 SYMMETRIES = ("identity", "flip_x", "flip_y", "flip_x+flip_y")
@@ -32,18 +30,6 @@ def _members(symmetries: tuple[str, ...], uncertainty: bool) -> tuple[Symmetry, 
     if uncertainty and len(members) < 2:
         raise InputError(f"uncertainty is true, but symmetries is {list(symmetries)}: one map has no spread. Name a second one, or set it to false.")
     return members
-
-
-def _both_ways(mask: Tensor, ringing_ppm: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Makes the mean of two maps whose fine scales explain the field: the network's with their correction, which rings a little, and what is left of
-    that and of the ringing that its start lost once ringing is removed anew. The two err in different places (docs/large-scales.md).
-    """
-
-    def mean(chi_ppm: Tensor, correction_ppm: Tensor) -> Tensor:
-        corrected = chi_ppm + correction_ppm
-        return torch.where(mask, (corrected + unring(corrected + ringing_ppm)) / 2, 0.0)
-
-    return mean
 
 
 def _map_of(
@@ -61,8 +47,7 @@ def _map_of(
     spread = paste(found.std_ppm, inputs, field) if uncertainty and found.std_ppm is not None else None
     chi = ChiMap(field.geometry, paste(found.mean_ppm, inputs, field), field.mask, outcome, spread)
     if final_solve:
-        ringing = ringing_of(inputs, prior, field)
-        chi = explained(chi, field, ringing, None if ringing is None else _both_ways(field.mask, ringing))
+        chi = consistent(chi, field, ringing_of(inputs, prior, field))
     doubts = (*doubts_of(card, field, scan, chi.chi_ppm), *chi.outcome.doubts)
     return dataclasses.replace(chi, outcome=dataclasses.replace(chi.outcome, doubts=doubts))
 

@@ -19,7 +19,7 @@ _TOLERANCE = 0.01
 def fine_damping(field: FieldMap) -> float:
     """The noise's variance over that of what is missing: (sigma^2 + 0.2^2) / 1.4^2 in ppb, sigma the median of the field's standard deviation in the
     mask, or 0.8 ppb where it is not known (the challenge's scans at peak SNR 100). Chosen on two development heads at SNR 30, 100 and 1000
-    (docs/large-scales.md).
+    (docs/final-solve.md).
     """
     sigma = _USUAL_NOISE_PPM if field.noise_ppm is None else float(field.noise_ppm[field.mask].median())
     return (sigma**2 + _MODEL_ERROR_PPM**2) / _MAP_ERROR_PPM**2

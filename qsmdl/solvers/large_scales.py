@@ -34,7 +34,7 @@ class Explained(NamedTuple):
 
 @torch.no_grad()
 def explain_large_scales(
-    chi_ppm: Tensor, field: FieldMap, *, ringing_ppm: Tensor | None = None, stiffness: float = 0.3, n_iterations: int = 25, padding: float = 1.5
+    chi_ppm: Tensor, field: FieldMap, *, ringing_ppm: Tensor | None = None, stiffness: float = 0.3, n_iterations: int = 16, padding: float = 1.5
 ) -> Explained:
     """A map [x, y, z] in ppm plus the smooth d, 0 outside the mask, that minimises
 
@@ -49,7 +49,7 @@ def explain_large_scales(
 
     The support is the point. Where sources outside the mask are left in the field (background, brain that the mask cuts off) the correction does
     harm, and a smooth d cannot explain the field: if more than 0.14 % of its smooth part's energy remains, the map is returned as it was, with a
-    doubt (chosen on 20 simulated scans: docs/large-scales.md). Raises InputError for a total field, or maps of another shape.
+    doubt (chosen on 20 simulated scans: docs/final-solve.md). Raises InputError for a total field, or maps of another shape.
     """
     check_positive(stiffness=stiffness)
     for name, given in (("chi_ppm", chi_ppm), ("ringing_ppm", ringing_ppm)):
