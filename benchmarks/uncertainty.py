@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from ladder import read_options
+from ladder import final_solve, read_options
 from torch import Tensor
 
 from qsmdl.adaptation.ensemble import run_ensemble, views_of
 from qsmdl.challenge.calibration import calibrate
 from qsmdl.challenge.cases import field_of
 from qsmdl.challenge.heldout import held_out_head
-from qsmdl.data.inputs import paste, prepare_inputs
+from qsmdl.data.inputs import paste, prepare_inputs, ringing_of
 from qsmdl.data.recipe import render_volume
 from qsmdl.data.symmetry import parse_symmetries
 from qsmdl.io.files import atomic_path
@@ -28,7 +28,7 @@ from qsmdl.report.calibration import calibration_markdown
 
 
 def maps(arguments: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Error without its mean, predicted standard deviation and mask of every scan."""
+    """Error of the finished map without its mean, predicted standard deviation and mask of every scan."""
     network, prior, _ = load_network(arguments.weights, "flagship")
     for number in range(arguments.phantoms):
         head = held_out_head(number, seed=arguments.seed, voxel_size_mm=arguments.voxel_size)
@@ -38,7 +38,7 @@ def maps(arguments: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor, Tensor
             inputs = prepare_inputs(field, prior, scan)
             found = run_ensemble([network], views_of(inputs, parse_symmetries(SYMMETRIES)))
             assert found.std_ppm is not None
-            error = paste(found.mean_ppm, inputs, field) - truth.chi_ppm
+            error = final_solve(paste(found.mean_ppm, inputs, field), field, ringing_of(inputs, prior, field))[0] - truth.chi_ppm
             yield error - error[truth.mask].mean(), paste(found.std_ppm, inputs, field), truth.mask
 
 

@@ -18,7 +18,7 @@ from qsmdl.physics.unring import unring
 from qsmdl.scan import ChiMap, FieldMap
 from qsmdl.selecting.rules import check_rule
 from qsmdl.selecting.sweep import candidates_between, check_candidates, select_map
-from qsmdl.solvers.fine_scales import fine_correction
+from qsmdl.solvers.fine_scales import WORTH_IT, fine_correction, fine_damping
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.validation import check_settings
 
@@ -112,13 +112,13 @@ def consistent(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None) -> ChiM
 def _explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None, finish: Callable[[Tensor, Tensor], Tensor] | None = None) -> ChiMap:
     """The map after `solvers.large_scales`, with its doubts, which are logged as warnings, too. ringing_ppm: [x, y, z], what was removed from it.
 
-    finish: what is made of that map and the correction of its fine scales (`solvers.fine_scales`); not asked where there are doubts.
+    finish: what is made of that map and the correction of its fine scales (`solvers.fine_scales`); not asked where there are doubts, or much noise.
     """
     found = explain_large_scales(chi.chi_ppm, field, ringing_ppm=ringing_ppm)
     for doubt in found.doubts:
         logger.warning("%s: %s.", field.name, doubt)
     values = found.chi_ppm
-    if finish is not None and not found.doubts:
+    if finish is not None and not found.doubts and fine_damping(field) <= WORTH_IT:
         values = finish(values, fine_correction(values if ringing_ppm is None else values + ringing_ppm, field))
     outcome = dataclasses.replace(chi.outcome, doubts=(*chi.outcome.doubts, *found.doubts))
     return dataclasses.replace(chi, chi_ppm=values, outcome=outcome)

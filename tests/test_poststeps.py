@@ -156,6 +156,7 @@ def test_large_scales_that_explain_too_little_are_told(field, monkeypatch, caplo
 
 def test_fine_scales_are_corrected_before_ringing_is_removed(field, monkeypatch):
     monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))
+    noisy, field = field, replace(field, noise_ppm=torch.full(GEOMETRY.shape, 1e-3))
     both = {"large_scales": True, "fine_scales": True}
     settings = ({}, {"large_scales": True}, {"unring": True}, {"unring": True, "large_scales": True}, both, {"unring": True, **both})
     plain, mended, clean, clean_mended, fine, all_steps = (Method("made_up", made_up, **s)(field).chi_ppm for s in settings)
@@ -163,6 +164,9 @@ def test_fine_scales_are_corrected_before_ringing_is_removed(field, monkeypatch)
     raw = clean_mended + plain - clean
     torch.testing.assert_close(all_steps, unring(raw + fine_correction(raw, field)), atol=1e-7, rtol=1e-5)
     assert not torch.equal(fine, mended)
+    # with a standard deviation of 2 ppb, nothing is to be gained
+    hidden, mended = (Method("made_up", made_up, unring=True, large_scales=True, fine_scales=on)(noisy).chi_ppm for on in (True, False))
+    assert torch.equal(hidden, mended)
 
 
 def test_fine_scales_stay_where_the_large_ones_cannot_be_explained(field, monkeypatch):

@@ -25,8 +25,10 @@ from qsmdl.units import rad_per_ppm
 
 _PADDING = 2.0
 """Of the field of a start."""
-_VERSION = 2
+_VERSION = 1
 """Of the maps that `Prior` computes: to be raised where they change, so that kept ones are computed anew."""
+_LARGE_SCALES_VERSION = 2
+"""The same, of those with `large_scales`."""
 
 
 Start = Literal["l2", "tv", "noise"]
@@ -77,7 +79,8 @@ class Prior:
     def digest(self) -> str:
         """A hash of what decides on the maps of a call."""
         settings: dict[str, Any] = {"start": self.start, "regularisations": self.regularisations, "version": _VERSION}
-        settings |= {name: True for name in ("noise_scaled", "large_scales") if getattr(self, name)}
+        settings |= {"noise_scaled": True} if self.noise_scaled else {}
+        settings |= {"large_scales": _LARGE_SCALES_VERSION} if self.large_scales else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -13,6 +13,9 @@ _MAP_ERROR_PPM = 1.4e-3
 _MODEL_ERROR_PPM = 2e-4
 """What remains without any noise: the field of a scan is not quite that of a map on its grid."""
 _USUAL_NOISE_PPM = 8e-4
+WORTH_IT = 1.0
+"""Largest `fine_damping` with which to correct at all: where noise hides what is missing, removing ringing anew costs more contrast than is gained
+(slopes of 0.98 in place of 0.99 at peak SNR 30)."""
 _TOLERANCE = 0.01
 
 
