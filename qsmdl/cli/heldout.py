@@ -27,6 +27,9 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--voxel-size", type=float, default=1.0, metavar="MM", help="in the plane (default 1: 164 x 205 x 205 voxels)")
     parser.add_argument("--seed", type=int, default=STUDY_SEED, help=f"which phantoms, and of everything random (default {STUDY_SEED})")
     parser.add_argument("--again", nargs="+", default=[], metavar="NAME", help="methods to run anew; their rows are removed first")
+    parser.add_argument(
+        "--only", nargs="+", type=int, metavar="N", help="run what is missing of these phantoms and do not compare yet: to share a study out"
+    )
     parser.add_argument("--device", default="cpu", help="of the methods: cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--allow-unattested", action="store_true", help="networks without a clean training record enter too, and are marked")
 

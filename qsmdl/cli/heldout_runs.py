@@ -11,7 +11,7 @@ from qsmdl.challenge.cases import field_of
 from qsmdl.challenge.guard import Admission, admit
 from qsmdl.challenge.heldout import HeldOutHead, check_snrs, held_out_head
 from qsmdl.challenge.heldout_results import Results, gather
-from qsmdl.challenge.heldout_rows import UNRUNG, HeldOutRow, HeldOutTask, base_of, describe_with_files, run_task
+from qsmdl.challenge.heldout_rows import ROWS, UNRUNG, HeldOutRow, HeldOutTask, base_of, describe_with_files, run_task
 from qsmdl.challenge.run import Case, Solved
 from qsmdl.cli.build import methods_from_command_line
 from qsmdl.cli.catalogue import check_method
@@ -71,6 +71,9 @@ def _candidate(arguments: argparse.Namespace, methods: Sequence[Method]) -> str:
 def _heads(arguments: argparse.Namespace) -> list[HeldOutHead]:
     if arguments.phantoms < 1:
         raise InputError(f"--phantoms is {arguments.phantoms}; a study needs at least one. The criterion asks for 20.")
+    strange = [number for number in arguments.only or () if not 0 <= number < arguments.phantoms]
+    if strange:
+        raise InputError(f"--only {strange[0]} is not among the {arguments.phantoms} phantoms, which are counted from 0. Raise --phantoms.")
     return [held_out_head(number, seed=arguments.seed, voxel_size_mm=arguments.voxel_size) for number in range(arguments.phantoms)]
 
 
@@ -93,11 +96,12 @@ class _Study:
         self.missing = [task for task in tasks if task.find() is None]
         self.n_tasks, self.n_done = len(tasks), len(tasks) - len(self.missing)
 
-    def run(self) -> None:
-        """Run what is missing, phantom by phantom."""
+    def run(self, only: Sequence[int] | None) -> None:
+        """Run what is missing, phantom by phantom, of all or of some, in their order."""
         if self.n_done:
             console.print(f"  {self.n_done} of {self.n_tasks} are there", highlight=False)
-        for number in dict.fromkeys(task.head.number for task in self.missing):
+        missing = dict.fromkeys(task.head.number for task in self.missing)
+        for number in missing if only is None else [number for number in only if number in missing]:
             self._run_head([task for task in self.missing if task.head.number == number])
 
     def _run_head(self, tasks: Sequence[HeldOutTask]) -> None:
@@ -177,8 +181,13 @@ def run_heldout(arguments: argparse.Namespace) -> None:
     admission = admit(methods, allow_unattested=arguments.allow_unattested)
     tasks = _tasks(arguments, heads, snrs, methods)
     study = _Study(tasks, arguments.again, arguments.device, admission)
-    with stage(f"{len(heads)} held-out phantoms at {len(snrs)} SNRs with {len(methods)} methods"):
-        study.run()
+    with stage(f"{len(arguments.only or heads)} held-out phantoms at {len(snrs)} SNRs with {len(methods)} methods"):
+        study.run(arguments.only)
+    if arguments.only:
+        for name, why in study.failures.items():
+            console.print(f"  {name} failed: {why}", highlight=False, markup=False)
+        console.print(f"Rows: {arguments.out / ROWS}. The same command without --only compares.", highlight=False)
+        return
     rows = [row for task in tasks for row in task.find() or ()]
     numbers = [head.number for head in heads]
     results = gather(rows, candidate=candidate, phantoms=numbers, peak_snrs=snrs, voxel_size_mm=arguments.voxel_size, failures=study.failures)

@@ -112,6 +112,20 @@ def test_a_study_that_grows(tmp_path, capsys, renderings):
 
 
 @pytest.mark.usefixtures("no_figure")
+def test_a_study_that_is_shared_out(tmp_path, capsys, renderings):
+    run(tmp_path, "--only", "1", n=3, snrs=(30,))
+    assert renderings == ["Sim2_01"]
+    assert set(written(tmp_path)) == {"Sim2_01_snr30_l2.json", "Sim2_01_snr30_tkd.json"}
+    assert not (tmp_path / "heldout.md").exists()
+    assert "without --only compares" in capsys.readouterr().err
+    run(tmp_path, "--only", "2", "0", n=3, snrs=(30,))
+    assert renderings == ["Sim2_01", "Sim1_02", "Sim1_00"]
+    run(tmp_path, n=3, snrs=(30,))
+    assert len(renderings) == 3
+    assert len(read_json(tmp_path / "rows.json")) == 12
+
+
+@pytest.mark.usefixtures("no_figure")
 def test_the_rows_are_those_of_the_maps(tmp_path):
     """Against everything made by hand: the map, its scores, the same map unrung, and the slopes."""
     run(tmp_path, n=1, snrs=(100,))
@@ -219,6 +233,7 @@ def test_methods_that_differ_in_their_steps_alone_are_solved_once(tmp_path, frag
         (["--methods", "l2", "--set", "tkd.threshold=1"], "not of the form NAME.KEY=VALUE with one of the methods l2"),
         (["--methods", "l2", "--again", "tkd"], "--again tkd is not among --methods l2"),
         (["--methods", "l2", "--phantoms", "0"], "--phantoms is 0"),
+        (["--methods", "l2", "--phantoms", "2", "--only", "0", "2"], "--only 2 is not among the 2 phantoms"),
         (["--methods", "l2", "--snr", "30", "30"], "each finite and once"),
         (["--methods", "l2", "--voxel-size", "0"], "voxel_size_mm is 0.0"),
         (["--methods", "l2", "--seed", "-1"], "seed is -1"),
