@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The shipped flagship from its seeds (docs/flagship.md, entries 4 and 7): three sets of volumes and five trainings, each on from the weights before.
+# Weights were made with the bound of explain_large_scales as it was until entry 8, which left the start of a few volumes of set2 as it was.
 #   bash benchmarks/flagship.sh OUT      # OUT/fifth/weights.safetensors; what is there already is not made again
 set -euo pipefail
 out=$(realpath -m "${1:?name a folder for the sets and the runs}")

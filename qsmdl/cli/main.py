@@ -7,6 +7,7 @@ from pathlib import Path
 from qsmdl import __version__
 from qsmdl.cli import attest, baselines, heldout, judge, leaderboard, replay, report, simulate, submit, sweep
 from qsmdl.cli.errors import reported
+from qsmdl.cli.memory import keep_freed_memory
 from qsmdl.units import GAMMA_MHZ_PER_TESLA
 
 EPILOG = "Errors end with status 2, interruptions with 130. https://doi.org/10.1002/mrm.28754 describes the challenge's data and metrics."
@@ -57,6 +58,10 @@ def _score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--allow-missing-labels", action="store_true", help="score although regions are missing: their metrics are undefined")
     parser.add_argument("--b0", type=float, default=7.0, metavar="TESLA", help="to recognise a map in Hz or rad (default 7)")
     parser.add_argument("--b0-direction", type=float, nargs=3, default=(0.0, 0.0, 1.0), metavar=("X", "Y", "Z"), help="for the cone (default 0 0 1)")
+
+
+_KEEPING = ("reconstruct", "simulate", "heldout")
+"""Commands that work on volumes and do not compare the memory of one method with that of another in one process."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -140,5 +145,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if rest and (arguments.command not in ("reconstruct", "simulate", "sweep") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _check_arguments(parser, arguments, rest)
+    if arguments.command in _KEEPING:
+        keep_freed_memory()
     with reported():
         _run(arguments)
