@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from dense_problems import field_of_even_residuals, normal_equations
 
 from qsmdl.errors import InputError
 from qsmdl.scan import FieldMap, Geometry, Outcome
@@ -69,21 +70,11 @@ def test_damping_follows_the_noise(head):
 def test_it_is_the_minimum(monkeypatch):
     """Against the normal equations written as matrices, with residuals alike in all voxels so that none is bounded."""
     monkeypatch.setattr(fine_scales, "_TOLERANCE", 1e-9)
-    mask = torch.rand(GEOMETRY.shape, generator=generator(2)) > 0.2
-    signs = torch.where(torch.rand(GEOMETRY.shape, generator=generator(3)) > 0.5, 0.01, -0.01)
-    weight = (0.5 + torch.rand(GEOMETRY.shape, generator=generator(4))).double() * mask
-    field = FieldMap(GEOMETRY, (signs * mask).double(), mask, weight)
-    problem = Problem.of(field, padding=1.5)
-    inside = problem.mask.flatten().nonzero().flatten()
-    n = len(inside)
-    units = torch.zeros(n, *problem.grid.shape, dtype=torch.float64)
-    units.view(n, -1)[torch.arange(n), inside] = 1.0
-    dipole = torch.stack([problem.dipole(unit) for unit in units]).view(n, -1)[:, inside].T
-    squared = problem.weight.flatten()[inside].square()
-    normal = dipole.T @ (squared[:, None] * dipole) + 0.05 * torch.eye(n)
-    expected = torch.linalg.solve(normal, dipole.T @ (squared * problem.data.flatten()[inside]))
+    field = field_of_even_residuals(GEOMETRY, 2)
+    normal, target, units = normal_equations(Problem.of(field, padding=1.5))
+    expected = torch.linalg.solve(normal + 0.05 * torch.eye(len(units)), target)
     found = fine_correction(torch.zeros(GEOMETRY.shape, dtype=torch.float64), field, damping=0.05, n_iterations=300)
-    torch.testing.assert_close(found[mask], expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(found[field.mask], expected, rtol=1e-5, atol=1e-8)
 
 
 def test_single_voxels_pull_no_harder_than_the_rest(head):
