@@ -25,7 +25,6 @@ from qsmdl.cli.catalogue import config_folder
 from qsmdl.cli.errors import reported
 from qsmdl.cli.evaluate import evaluate
 from qsmdl.cli.label_maps import LabelMaps
-from qsmdl.cli.memory import keep_freed_memory
 from qsmdl.cli.processes import check_strategy, end_others, follower_words, is_first_process, started_by_first_process
 from qsmdl.cli.progress import console, stage
 from qsmdl.cli.records import Earlier, Guard, begin_record, read_earlier
@@ -286,7 +285,6 @@ def _main(config: DictConfig) -> Any:
 
 def main() -> None:
     """Entry point of train.py."""
-    keep_freed_memory()
     if started_by_first_process(sys.argv[1:]):
         end_with_parent()
     sys.argv += follower_words(sys.argv[1:])
