@@ -26,6 +26,7 @@ from qsmdl.data.inputs import paste, prepare_inputs, ringing_of
 from qsmdl.data.recipe import render_volume
 from qsmdl.io.files import read_json, write_json
 from qsmdl.methods import load_network
+from qsmdl.methods.weights import shipped_weights
 from qsmdl.solvers import large_scales
 
 HEADS = "phantom.engine.kinds={head: 1.0, shapes: 0.0, texture: 0.0, label_map: 0.0}"
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, nargs="+", help="numbers; all by default")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    made_from = {"weights": str(arguments.weights and file_digest(arguments.weights)), "seed": arguments.seed}
+    made_from = {"weights": file_digest(arguments.weights or shipped_weights("flagship")), "seed": arguments.seed}
     print("| scan | start | large | both | unexplained | network | large | both | unexplained |\n|" + "---|" * 9)
     for number, case in enumerate(all_cases(arguments.seed)):
         if arguments.scans and number not in arguments.scans:

@@ -81,14 +81,16 @@ def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, 
     start, ringing = paste(inputs.prior_ppm[:, :1], inputs, field), ringing_of(inputs, priors[0], field)
     yield "start without ringing", start, seconds
     if ringing is not None:
-        yield "start, final solve", classical_end(start, field, ringing)[0], seconds
+        begun = time.perf_counter()
+        yield "start, final solve", classical_end(start, field, ringing)[0], seconds + time.perf_counter() - begun
     for name, (network, _, _) in networks.items():
         for label, symmetries in ((name, SYMMETRIES[:1]), (f"{name} x 4", SYMMETRIES)):
             begun = time.perf_counter()
             found = run_ensemble([network], views_of(inputs, parse_symmetries(symmetries)))
             chi, seconds = paste(found.mean_ppm, inputs, field), time.perf_counter() - begun
             yield label, chi, seconds
-        yield f"{label}, large scales", explain_large_scales(chi, field, ringing_ppm=ringing).chi_ppm, seconds
+        begun = time.perf_counter()
+        yield f"{label}, large scales", explain_large_scales(chi, field, ringing_ppm=ringing).chi_ppm, seconds + time.perf_counter() - begun
         begun = time.perf_counter()
         yield f"{label}, final solve", final_solve(chi, field, ringing)[0], seconds + time.perf_counter() - begun
 

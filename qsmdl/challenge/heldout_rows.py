@@ -130,9 +130,9 @@ def run_task(
     for again, and a map without steps is put there.
     """
     key, kept = task.method.solve_key, {} if solved is None else solved
-    chi, row = reconstruct(task.method, case, seed=task.seed, on_step=on_step, state_path=task.state_path, solved=kept.get(key or ""))
+    chi, row = reconstruct(task.method, case, seed=task.seed, on_step=on_step, state_path=task.state_path, solved=kept.get(key) if key else None)
     if key and not (task.method.steps.unring or task.method.steps.large_scales):
-        kept[key] = chi, cast(Row, {**row})
+        kept[key] = chi, row
     row["attested"] = attested
     rows = [_told(task, row, chi, truth)]
     if not task.method.steps.unring:

@@ -21,6 +21,7 @@ from qsmdl.scan import FieldMap, Geometry, Scan
 from qsmdl.solvers.direct import l2
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import nltv
+from qsmdl.solvers.weights import USUAL_NOISE_PPM, median_noise_ppm
 from qsmdl.units import rad_per_ppm
 
 _PADDING = 2.0
@@ -34,8 +35,6 @@ _LARGE_SCALES_VERSION = 2
 Start = Literal["l2", "tv", "noise"]
 _R2STAR_SCALE_PER_S = 50.0
 _REGULARISATION = float(inspect.signature(nltv).parameters["regularisation"].default)
-_USUAL_NOISE_PPM = 8e-4
-"""Of the challenge's scans at peak SNR 100 (four echoes at 7 T)."""
 N_ECHOES = 8
 _LONE_ECHO_S = 0.004
 _LEAST_AGREEMENT = 0.5
@@ -115,9 +114,7 @@ def noise_scaled_regularisation(field: FieldMap) -> float:
     with, since near veins and calcifications the field of a scan is not that of its map, however little noise there is (docs/flagship.md, entry 7).
     The default where the noise is not known.
     """
-    if field.noise_ppm is None:
-        return _REGULARISATION
-    return _REGULARISATION * max(1.0, float(field.noise_ppm[field.mask].median()) / _USUAL_NOISE_PPM)
+    return _REGULARISATION * max(1.0, median_noise_ppm(field) / USUAL_NOISE_PPM)
 
 
 def noise_level_map(mask: Tensor, level_ppm: float) -> Tensor:

@@ -7,12 +7,13 @@ from qsmdl.errors import InputError
 from qsmdl.scan import FieldMap
 from qsmdl.solvers.misfit import Misfit
 from qsmdl.solvers.problem import Problem
+from qsmdl.solvers.weights import median_noise_ppm
+from qsmdl.validation import check_positive
 
 _MAP_ERROR_PPM = 1.4e-3
 """How far a regularised map is from explaining the field at fine scales."""
 _MODEL_ERROR_PPM = 2e-4
 """What remains without any noise: the field of a scan is not quite that of a map on its grid."""
-_USUAL_NOISE_PPM = 8e-4
 WORTH_IT = 1.0
 """Largest `fine_damping` with which to correct at all: where noise hides what is missing, removing ringing anew costs more contrast than is gained
 (slopes of 0.98 in place of 0.99 at peak SNR 30)."""
@@ -24,8 +25,7 @@ def fine_damping(field: FieldMap) -> float:
     mask, or 0.8 ppb where it is not known (the challenge's scans at peak SNR 100). Chosen on two development heads at SNR 30, 100 and 1000
     (docs/final-solve.md).
     """
-    sigma = _USUAL_NOISE_PPM if field.noise_ppm is None else float(field.noise_ppm[field.mask].median())
-    return (sigma**2 + _MODEL_ERROR_PPM**2) / _MAP_ERROR_PPM**2
+    return (median_noise_ppm(field) ** 2 + _MODEL_ERROR_PPM**2) / _MAP_ERROR_PPM**2
 
 
 @torch.no_grad()
@@ -40,8 +40,7 @@ def fine_correction(chi_ppm: Tensor, field: FieldMap, *, damping: float | None =
     if tuple(chi_ppm.shape) != field.geometry.shape:
         raise InputError(f"chi_ppm is {tuple(chi_ppm.shape)}, but the field map is {field.geometry.shape}. Give both on one grid.")
     weight = fine_damping(field) if damping is None else damping
-    if not 0 < weight < float("inf"):
-        raise InputError(f"damping is {weight}; it must be positive. Leave it out for the one that follows the noise.")
+    check_positive(damping=weight)
     problem = Problem.of(field, padding=padding)
     misfit = Misfit.of(problem, chi_ppm)
     found = misfit.correct(lambda v: weight * v, torch.full_like(misfit.dipole, weight), n_iterations=n_iterations, tolerance=_TOLERANCE)

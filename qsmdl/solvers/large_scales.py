@@ -49,7 +49,7 @@ def explain_large_scales(
 
     The support is the point. Where sources outside the mask are left in the field (background, brain that the mask cuts off) the correction does
     harm, and a smooth d cannot explain the field: if more than 0.14 % of its smooth part's energy remains, the map is returned as it was, with a
-    doubt (chosen on 20 simulated scans: docs/final-solve.md). Raises InputError for a total field, or maps of another shape.
+    doubt (chosen on 21 simulated scans: docs/final-solve.md). Raises InputError for a total field, or maps of another shape.
     """
     check_positive(stiffness=stiffness)
     for name, given in (("chi_ppm", chi_ppm), ("ringing_ppm", ringing_ppm)):

@@ -31,8 +31,7 @@ class Misfit:
     def of(cls, problem: Problem, chi_ppm: Tensor) -> "Misfit":
         """chi_ppm: the map, with everything that the field has, [x, y, z] on the field map's grid."""
         grid, dipole = problem.grid, problem.grid.dipole()
-        explained = irfft3(multiply_spectrum(rfft3(grid.place(chi_ppm)), dipole), grid.shape)
-        values = (problem.data - explained) * (problem.weight > 0)
+        values = (problem.data - _field_of(grid.place(chi_ppm), dipole)) * (problem.weight > 0)
         return cls(problem, values, problem.weight.square() * _bounded_pull(values, problem.inside), dipole, problem.mask.to(values.dtype))
 
     def correct(self, penalty: Callable[[Tensor], Tensor], spectrum: Tensor, *, n_iterations: int, tolerance: float) -> Tensor:
@@ -42,22 +41,23 @@ class Misfit:
         """
 
         def normal(v: Tensor) -> Tensor:
-            return self._field_of(self.weight * self._field_of(v)).mul_(self.mask).add_(penalty(v))
+            return _field_of(self.weight * _field_of(v, self.dipole), self.dipole).mul_(self.mask).add_(penalty(v))
 
         inverse = torch.addcmul(spectrum, self.dipole, self.dipole).reciprocal_()
 
         def precondition(r: Tensor) -> Tensor:
             return irfft3(multiply_spectrum(rfft3(r), inverse), self.problem.grid.shape).mul_(self.mask)
 
-        target = self._field_of(self.weight * self.values).mul_(self.mask)
+        target = _field_of(self.weight * self.values, self.dipole).mul_(self.mask)
         return cg(normal, target, n_iterations=n_iterations, tolerance=tolerance, precondition=precondition).x
 
     def left(self, correction: Tensor) -> Tensor:
         """The misfit after a correction, [x, y, z]."""
-        return self.values - self._field_of(correction)
+        return self.values - _field_of(correction, self.dipole)
 
-    def _field_of(self, v: Tensor) -> Tensor:
-        return irfft3(multiply_spectrum(rfft3(v), self.dipole), self.problem.grid.shape)
+
+def _field_of(v: Tensor, dipole: Tensor) -> Tensor:
+    return irfft3(multiply_spectrum(rfft3(v), dipole), v.shape)
 
 
 def _bounded_pull(residual: Tensor, inside: Tensor) -> Tensor:

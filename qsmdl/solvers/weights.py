@@ -11,6 +11,13 @@ from qsmdl.physics.derivatives import Gradient
 from qsmdl.scan import FieldMap
 
 Weighting = Literal["noise", "uniform"]
+USUAL_NOISE_PPM = 8e-4
+"""Of the challenge's scans at peak SNR 100 (four echoes at 7 T)."""
+
+
+def median_noise_ppm(field: FieldMap) -> float:
+    """The median of the field's standard deviation in the mask, in ppm; `USUAL_NOISE_PPM` where it is not known."""
+    return USUAL_NOISE_PPM if field.noise_ppm is None else float(field.noise_ppm[field.mask].median())
 
 
 def data_weight(field: FieldMap, weighting: Weighting = "noise") -> Tensor:
