@@ -1,5 +1,5 @@
-"""What any method may have done around it: its regularisation chosen without truth (`select`), ringing removed from its map (`unring`), and the map
-brought into line with the field (`large_scales`, `fine_scales`).
+"""What any method may have done around it: the phases of the scan corrected (`crop_phase`), its regularisation chosen without truth (`select`),
+ringing removed from its map (`unring`), and the map brought into line with the field (`large_scales`, `fine_scales`).
 """
 
 import dataclasses
@@ -24,18 +24,20 @@ from qsmdl.validation import check_settings
 
 logger = logging.getLogger(__name__)
 
-POST_STEPS = ("unring", "large_scales", "fine_scales", "select", "select_candidates")
+POST_STEPS = ("crop_phase", "unring", "large_scales", "fine_scales", "select", "select_candidates")
 """Settings of every method beside its function's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class PostSteps:
-    """unring: remove the ringing of a k-space crop from the map (docs/unring.md); large_scales: correct the map smoothly, so that it explains the
-    field (`solvers.large_scales`), after the former; fine_scales: correct it at fine scales, too (`solvers.fine_scales`), before ringing is removed;
-    select: the rule that chooses the method's parameter (docs/parameters.md), None to keep the setting; select_candidates: what it chooses from, None
-    for a decade on either side of the setting.
+    """crop_phase: correct the phases of the scan for the crop of its k-space (`solvers.crop_phase`), before everything else; unring: remove the
+    ringing of a k-space crop from the map (docs/unring.md); large_scales: correct the map smoothly, so that it explains the field
+    (`solvers.large_scales`), after the former; fine_scales: correct it at fine scales, too (`solvers.fine_scales`), before ringing is removed;
+    select: the rule that chooses the method's parameter (docs/parameters.md), None to keep the setting; select_candidates: what it chooses from,
+    None for a decade on either side of the setting.
     """
 
+    crop_phase: bool = False
     unring: bool = False
     large_scales: bool = False
     fine_scales: bool = False

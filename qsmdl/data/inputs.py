@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import math
 from dataclasses import dataclass
@@ -20,8 +19,7 @@ from qsmdl.physics.unring import unring
 from qsmdl.scan import FieldMap, Geometry, Scan
 from qsmdl.solvers.direct import l2
 from qsmdl.solvers.large_scales import explain_large_scales
-from qsmdl.solvers.tv import nltv
-from qsmdl.solvers.weights import USUAL_NOISE_PPM, median_noise_ppm
+from qsmdl.solvers.tv import nltv, noise_scaled_regularisation
 from qsmdl.units import rad_per_ppm
 
 _PADDING = 2.0
@@ -34,7 +32,6 @@ _LARGE_SCALES_VERSION = 2
 
 Start = Literal["l2", "tv", "noise"]
 _R2STAR_SCALE_PER_S = 50.0
-_REGULARISATION = float(inspect.signature(nltv).parameters["regularisation"].default)
 N_ECHOES = 8
 _LONE_ECHO_S = 0.004
 _LEAST_AGREEMENT = 0.5
@@ -51,9 +48,9 @@ class Prior:
     noisy susceptibility and its noise level, from which denoisers learn (`noisy_maps`); the field is not looked at. regularisations: of the closed
     forms, per voxel, without a unit: the weight of the squared differences between neighbours. In mm^2 they are this times the squared voxel size, so
     that they suppress the same part of k-space, in cycles per voxel, at every resolution; a network knows voxels, not millimetres. noise_scaled,
-    large_scales: of "tv", its regularisation grows with the field's noise (`noise_scaled_regularisation`), and its large scales explain the field
-    (`solvers.large_scales`). noise_ppm: of "noise", the range of levels, drawn evenly on a logarithmic scale. magnitude: feed `magnitude_maps`, too.
-    echoes: hand all echoes to the data steps inside a network (`echo_maps`).
+    large_scales: of "tv", its regularisation grows with the field's noise (`solvers.tv.noise_scaled_regularisation`), and its large scales explain
+    the field (`solvers.large_scales`). noise_ppm: of "noise", the range of levels, drawn evenly on a logarithmic scale. magnitude: feed
+    `magnitude_maps`, too. echoes: hand all echoes to the data steps inside a network (`echo_maps`).
     """
 
     regularisations: tuple[float, ...] = (0.012, 0.003, 0.05)
@@ -106,15 +103,6 @@ class Prior:
     def _closed_forms(self, field: FieldMap) -> list[Tensor]:
         size_mm = math.prod(field.geometry.voxel_size_mm) ** (1 / 3)
         return [l2(field, regularisation=r * size_mm**2).chi_ppm for r in self.regularisations]
-
-
-def noise_scaled_regularisation(field: FieldMap) -> float:
-    """The regularisation of `nltv` in ppm mm for a scan: its default up to the noise of the scans that it was chosen on, in proportion to the noise
-    (the median of the field's standard deviation in the mask) above. Not less for less noise: that helps heads without strong sources and harms those
-    with, since near veins and calcifications the field of a scan is not that of its map, however little noise there is (docs/flagship.md, entry 7).
-    The default where the noise is not known.
-    """
-    return _REGULARISATION * max(1.0, median_noise_ppm(field) / USUAL_NOISE_PPM)
 
 
 def noise_level_map(mask: Tensor, level_ppm: float) -> Tensor:

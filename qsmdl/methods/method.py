@@ -2,10 +2,11 @@
 
 A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Four keywords are not settings but are handed over where
 a method asks for them: `scan` (all echoes), `orientations` (field maps of the same head at other orientations to B0, on the same grid), `on_step`
-(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Five settings are not the
-function's but every method's: `unring`, `large_scales`, `fine_scales`, `select` and `select_candidates` (`poststeps`).
+(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Six settings are not the
+function's but every method's: `crop_phase`, `unring`, `large_scales`, `fine_scales`, `select` and `select_candidates` (`poststeps`).
 """
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from qsmdl.methods.weights import shipped_weights
 from qsmdl.plausible import check_local_field
 from qsmdl.poststeps import POST_STEPS, PostSteps, run_with_steps
 from qsmdl.scan import ChiMap, FieldMap, Scan
+from qsmdl.solvers.crop_phase import without_crop_phase
 from qsmdl.validation import check_settings
 
 OnStep = Callable[[int, float], None]
@@ -78,8 +80,10 @@ class Method:
 
     @property
     def solve_key(self) -> str | None:
-        """What its map is before the steps around it: equal for two methods that differ in these alone. None where `select` chooses."""
-        if self.steps.select is not None:
+        """What its map is before the steps around it: equal for two methods that differ in these alone. None where `select` chooses, or
+        the scan is another (`crop_phase`).
+        """
+        if self.steps.select is not None or self.steps.crop_phase:
             return None
         return f"{self.function.__module__}.{self.function.__qualname__} {sorted((key, repr(value)) for key, value in self._own.items())}"
 
@@ -105,10 +109,14 @@ class Method:
         """
         if field.kind == "local" and self.about.input != "wrapped phase":
             check_local_field(field.field_ppm[field.mask], f"The field map of {field.name!r}")
+        doubts: tuple[str, ...] = ()
+        if self.steps.crop_phase:
+            field, scan, doubts = without_crop_phase(field, scan)
         context = {"scan": scan, "orientations": orientations, "on_step": on_step, "state_path": state_path}
         handed = {k: v for k, v in context.items() if k in self.accepts}
 
         def run(**changed: Any) -> ChiMap:
             return solved if solved is not None and not changed else self.function(field, **{**self._own, **changed}, **handed)
 
-        return run_with_steps(run, field, self.steps, self.about.parameter, self.parameter_value)
+        chi = run_with_steps(run, field, self.steps, self.about.parameter, self.parameter_value)
+        return dataclasses.replace(chi, outcome=dataclasses.replace(chi.outcome, doubts=(*doubts, *chi.outcome.doubts))) if doubts else chi

@@ -1,5 +1,6 @@
 """Total variation with a weighted linear or nonlinear data term, by ADMM."""
 
+import inspect
 from collections.abc import Callable
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from qsmdl.solvers.problem import Problem
 from qsmdl.solvers.solution import Solution
 from qsmdl.solvers.spectral import GradientDipoleSolve
 from qsmdl.solvers.terms import EdgeWeight, Forward, cosine_misfit, quadratic_misfit, spared_edges, total_variation
-from qsmdl.solvers.weights import Weighting
+from qsmdl.solvers.weights import USUAL_NOISE_PPM, Weighting, median_noise_ppm
 from qsmdl.validation import check_positive
 
 
@@ -136,3 +137,13 @@ def minimise(
     solve = GradientDipoleSolve(problem.grid, penalty, data_penalty)
     terms = [total_variation(problem, regularisation, penalty, edges), misfit(solve.field)]
     return admm(solve, terms, n_iterations=n_iterations, tolerance=tolerance, start=start, on_step=on_step)
+
+
+def noise_scaled_regularisation(field: FieldMap) -> float:
+    """The regularisation of `nltv` in ppm mm for a scan: its default up to the noise of the scans that it was chosen on, in proportion to the noise
+    (the median of the field's standard deviation in the mask) above. Not less for less noise: that helps heads without strong sources and harms those
+    with, since near veins and calcifications the field of a scan is not that of its map, however little noise there is (docs/flagship.md, entry 7).
+    The default where the noise is not known.
+    """
+    default = float(inspect.signature(nltv).parameters["regularisation"].default)
+    return default * max(1.0, median_noise_ppm(field) / USUAL_NOISE_PPM)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from qsmdl.data.inputs import N_ECHOES, Prior, echo_maps, magnitude_maps, noise_scaled_regularisation, paste, prepare_inputs
+from qsmdl.data.inputs import N_ECHOES, Prior, echo_maps, magnitude_maps, paste, prepare_inputs
 from qsmdl.data.recipe import Recipe
 from qsmdl.data.stream import PhantomStream, training_volume
 from qsmdl.errors import InputError
@@ -21,7 +21,7 @@ from qsmdl.scan import Geometry
 from qsmdl.solvers import large_scales
 from qsmdl.solvers.direct import l2
 from qsmdl.solvers.large_scales import explain_large_scales
-from qsmdl.solvers.tv import nltv
+from qsmdl.solvers.tv import nltv, noise_scaled_regularisation
 
 TV = Prior((0.05, 0.006), start="tv", magnitude=True)
 NETWORK = {
