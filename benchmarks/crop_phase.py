@@ -2,18 +2,20 @@
 
     python benchmarks/crop_phase.py OUT --phantoms 2 --snr 30 100 1000 --voxel-size 1.25      # goes on where an earlier call ended
 
-"field known" is the bound: the scan's field in place of which stands that of the cropped susceptibility, with noise. Heads are the development heads of
-`ladder.py`.
+    python benchmarks/crop_phase.py OUT --picture docs/images/crop-phase.png --voxel-size 1.25   # of head 0 at SNR 1000, nothing else
+
+"field known" is the bound: the field is that of the cropped susceptibility, with noise. Heads are the development heads of `ladder.py`.
 """
 
 import argparse
 import dataclasses
-import json
 import math
+from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
-from ladder import METRICS, classical_end, final_solve, read_options, score, table
+from ladder import classical_end, final_solve, read_options, score, table
 from torch import Tensor
 
 from qsmdl.adaptation.ensemble import run_ensemble, views_of
@@ -25,8 +27,9 @@ from qsmdl.data.symmetry import parse_symmetries
 from qsmdl.io.files import read_json, write_json
 from qsmdl.methods import load_network
 from qsmdl.phantom.scanning.acquire import make_truth
+from qsmdl.physics.box import mask_box
 from qsmdl.physics.dipole import Dipole
-from qsmdl.scan import FieldMap, Scan, Truth
+from qsmdl.scan import LABELS, FieldMap, Scan, Truth
 from qsmdl.solvers.crop_phase import without_crop_phase
 from qsmdl.units import rad_per_ppm
 
@@ -60,28 +63,55 @@ def rows_of(scan: Scan, truth: Truth, crop_ppm: Tensor, network: torch.nn.Module
         elif name == "corrected":
             maps["network as it is, end"] = final_solve(before[0], values, before[1])[0]
         off = 1e3 * float((values.field_ppm - expected)[values.mask].square().mean().sqrt())
-        rows += [{"method": f"{method}, {name}", "seconds": 0.0, "off_ppb": off, "metrics": score(found, truth)} for method, found in maps.items()]
+        for method, found in maps.items():
+            rows.append({"method": f"{method}, {name}", "seconds": 0.0, "off_ppb": off, "metrics": score(found, truth)})
     return rows
 
 
+def picture(scan: Scan, truth: Truth, crop_ppm: Tensor, path: Path) -> None:
+    """Through the dentate nuclei: truth, what the crop added to the field, what was found of it, what is left."""
+    field = field_of(scan)
+    corrected = without_crop_phase(field, scan).field
+    off, left = ((v.field_ppm - Dipole.of(field.geometry, 2.0)(crop_ppm)) * field.mask * 1e3 for v in (field, corrected))
+    level = int((truth.labels == LABELS["dentate_nucleus"]).nonzero().float().mean(0)[2].round())
+    shown: list[tuple[str, Tensor, tuple[float, float]]] = [("truth, ppm", truth.chi_ppm, (-0.1, 0.15))]
+    shown += [(name, values, (-4.0, 4.0)) for name, values in (("added by the crop, ppb", off), ("found", off - left), ("left", left))]
+    columns, lines, _ = mask_box(scan.mask & (truth.labels == LABELS["dentate_nucleus"]), margin=30)
+    figure, axes = plt.subplots(1, 4, figsize=(18, 4.6), layout="constrained")
+    for ax, (title, values, (low, high)) in zip(axes, shown, strict=True):
+        ax.imshow(values[columns, lines, level].T, origin="lower", cmap="gray", vmin=low, vmax=high)
+        ax.set_title(title)
+        ax.axis("off")
+    figure.savefig(path, dpi=70)
+
+
+def scan_of(number: int, snr: float, arguments: argparse.Namespace) -> tuple[Scan, Truth, Tensor]:
+    """Scan, truth and cropped susceptibility, ringing as it does, of a development head."""
+    head = held_out_head(number, seed=arguments.seed, voxel_size_mm=arguments.voxel_size)
+    phantom = render_phantom(head.recipe, head.params)
+    scan, truth = scan_phantom(head.recipe, head.at(snr), phantom)
+    return scan, truth, make_truth(phantom, scan.geometry, scan.mask, "crop").chi_ppm
+
+
 def main() -> None:
-    arguments = read_options(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter), phantoms=2, snr=[1000.0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--picture", type=Path)
+    arguments = read_options(parser, phantoms=2, snr=[1000.0])
+    if arguments.picture:
+        picture(*scan_of(0, 1000.0, arguments), arguments.picture)
+        return
     network, prior, _ = load_network(None, "flagship")
     for snr in arguments.snr:
         rows = []
         for number in range(arguments.phantoms):
-            head = held_out_head(number, seed=arguments.seed, voxel_size_mm=arguments.voxel_size)
-            path = arguments.out / f"{head.at(snr).name}.json"
+            path = arguments.out / f"{number}_snr{snr:g}.json"
             if not path.exists():
-                phantom = render_phantom(head.recipe, head.params)
-                scan, truth = scan_phantom(head.recipe, head.at(snr), phantom)
-                crop = make_truth(phantom, scan.geometry, scan.mask, "crop").chi_ppm
                 with torch.no_grad():
-                    write_json(path, {"rows": rows_of(scan, truth, crop, network, prior)})
-            rows += read_json(path)["rows"]
-            print(path.stem, [(r["method"], round(r["off_ppb"], 2), *(r["metrics"][k] and round(r["metrics"][k], 1) for k in METRICS)) for r in rows[-7:]])
+                    write_json(path, {"rows": rows_of(*scan_of(number, snr, arguments), network, prior)})
+            own = read_json(path)["rows"]
+            print(path.stem, {r["method"]: (round(r["metrics"]["rmse"], 1), round(r["off_ppb"], 2)) for r in own})
+            rows += own
         print(f"SNR {snr:g}\n{table(rows)}", flush=True)
-        (arguments.out / f"rows_{snr:g}.json").write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":
