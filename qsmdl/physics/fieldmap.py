@@ -128,7 +128,7 @@ def _difference_phases(scan: Scan) -> tuple[Tensor, Tensor]:
     inside = scan.mask[box]
     magnitude, phase = scan.magnitude[:, *box][:, inside], scan.phase_rad[:, *box][:, inside]
     second = torch.zeros_like(scan.phase_rad[0][box])
-    second[inside] = _wrapped(phase[1] - phase[0])
+    second[inside] = wrapped(phase[1] - phase[0])
     difference = phase - phase[:1]
     difference[1] = unwrap_spatial(second, inside)[inside]
     information = phase_information(magnitude)
@@ -138,7 +138,8 @@ def _difference_phases(scan: Scan) -> tuple[Tensor, Tensor]:
     return magnitude, difference
 
 
-def _wrapped(phase_rad: Tensor) -> Tensor:
+def wrapped(phase_rad: Tensor) -> Tensor:
+    """A phase of any shape in rad, less whole turns: within -pi and pi."""
     return phase_rad - 2 * math.pi * torch.round(phase_rad / (2 * math.pi))
 
 

@@ -6,7 +6,6 @@ nuclei and veins, where both change within a voxel, the field map is off by seve
 
 import dataclasses
 import logging
-import math
 from typing import NamedTuple
 
 import torch
@@ -15,12 +14,13 @@ from torch import Tensor
 from qsmdl.errors import InputError
 from qsmdl.physics.box import mask_box
 from qsmdl.physics.dipole import Dipole
+from qsmdl.physics.fieldmap import wrapped
 from qsmdl.physics.fourier import crop_kspace
-from qsmdl.physics.super_resolution import super_resolve
 from qsmdl.physics.unring import unring
 from qsmdl.scan import FieldMap, Geometry, Scan
 from qsmdl.solvers.fine_scales import WORTH_IT, fine_correction, fine_damping
 from qsmdl.solvers.large_scales import explain_large_scales
+from qsmdl.solvers.super_resolution import super_resolve
 from qsmdl.solvers.tv import nltv, noise_scaled_regularisation
 from qsmdl.units import rad_per_ppm
 
@@ -46,7 +46,7 @@ def crop_phase(chi_ppm: Tensor, scan: Scan, *, factor: int = 2, n_iterations: in
     """The phase in rad [echo, x, y, z], 0 outside the mask, by which the echoes of a scan differ from those of the cropped field.
 
     chi_ppm: [x, y, z], the susceptibility with the ringing of the crop, 0 outside the mask. It and the magnitude of each echo are brought to a grid
-    `factor` times as fine (`physics.super_resolution`), the signal is made there and its k-space cropped to the scan's grid again. padding: of the
+    `factor` times as fine (`solvers.super_resolution`), the signal is made there and its k-space cropped to the scan's grid again. padding: of the
     box of the mask, for the field on the fine grid. Raises InputError for a map of another shape.
     """
     geometry = scan.geometry
@@ -94,13 +94,12 @@ def without_crop_phase(field: FieldMap, scan: Scan | None) -> Uncropped:
     found = explain_large_scales(smooth, field, ringing_ppm=raw - smooth)
     if found.doubts:
         return _left(field, scan, "the phase of the crop was not corrected, since the field is not that of sources inside the mask")
-    ringing = found.chi_ppm + (raw - smooth)
+    chi = found.chi_ppm + (raw - smooth)
     if fine_damping(field) <= WORTH_IT:
-        ringing = ringing + fine_correction(ringing, field)
-    phase = crop_phase(ringing, scan)
+        chi = chi + fine_correction(chi, field)
+    phase = crop_phase(chi, scan)
     values = field.field_ppm - torch.where(field.mask, (information / turns * phase).sum(0) / total, 0.0).to(field.field_ppm)
-    wrapped = torch.remainder(scan.phase_rad - phase + math.pi, 2 * math.pi) - math.pi
-    return Uncropped(dataclasses.replace(field, field_ppm=values), dataclasses.replace(scan, phase_rad=wrapped))
+    return Uncropped(dataclasses.replace(field, field_ppm=values), dataclasses.replace(scan, phase_rad=wrapped(scan.phase_rad - phase)))
 
 
 def _left(field: FieldMap, scan: Scan | None, why: str) -> Uncropped:

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from qsmdl.errors import InputError
+from qsmdl.physics.derivatives import Gradient, gradient_power
 from qsmdl.physics.fourier import irfft3, rfft3
+from qsmdl.solvers.admm import Term, admm
+from qsmdl.solvers.prox import shrink_vectors
 from qsmdl.validation import check_positive
 
 _STEP_OVER_WEIGHT = 20.0
@@ -32,36 +35,19 @@ def super_resolve(
         raise InputError(f"factor is {factor} and n_iterations {n_iterations}; both must be at least 1.")
     check_positive(weight=weight)
     fine = (volume.shape[0] * factor, volume.shape[1] * factor, volume.shape[2] * factor)
-    step = _STEP_OVER_WEIGHT * weight
-    share = [min(voxel_size_mm) / size for size in voxel_size_mm]
+    step, gradient = _STEP_OVER_WEIGHT * weight, Gradient([size / min(voxel_size_mm) for size in voxel_size_mm])
+    # In units of the step the fidelity's weight is that of the step over that of the total variation, and the penalty is 1.
     spectrum, known = _low_frequencies(volume / step, fine)
-    penalty = _squared_differences(fine, share, volume)
-    # In units of the step the fidelity's weight is that of the step over that of the total variation.
-    normal = _STEP_OVER_WEIGHT * known + penalty
+    normal = gradient_power(fine, gradient.voxel_size_mm, dtype=volume.dtype).to(volume.device).add_(known, alpha=_STEP_OVER_WEIGHT)
     normal[0, 0, 0] = _STEP_OVER_WEIGHT
     fixed, inverse = spectrum.mul_(_STEP_OVER_WEIGHT / normal), normal.reciprocal_()
-    found = irfft3(fixed, fine)
-    dual = [torch.zeros_like(found) for _ in range(3)]
-    for _ in range(n_iterations):
-        wanted = _shrink(found, dual, share)
-        found = irfft3(rfft3(wanted).mul_(inverse).add_(fixed), fine)
-    return found.mul_(step)
+    start = irfft3(fixed, fine)
 
+    def solve(targets: Sequence[Tensor]) -> Tensor:
+        return irfft3(rfft3(gradient.apply_adjoint(targets[0])).mul_(inverse).add_(fixed), fine)
 
-def _shrink(found: Tensor, dual: list[Tensor], share: Sequence[float]) -> Tensor:
-    """One update of the differences, which are not kept, and of their scaled multipliers (in place); G^T of what the next volume's should be."""
-    strength = torch.zeros_like(found)
-    for axis, d in enumerate(dual):
-        d.add_(torch.roll(found, -1, axis).sub_(found), alpha=share[axis])
-        strength.addcmul_(d, d)
-    kept = strength.sqrt_().clamp_(min=torch.finfo(found.dtype).tiny).reciprocal_().neg_().add_(1).clamp_(min=0)
-    wanted = strength.new_zeros(found.shape)
-    for axis, d in enumerate(dual):
-        # differences kept * d, multipliers (1 - kept) * d
-        target = d * (2 * kept - 1)
-        d.mul_(1 - kept)
-        wanted.add_(torch.roll(target, 1, axis).sub_(target), alpha=share[axis])
-    return wanted
+    edges = Term(gradient.apply_forward, lambda v: shrink_vectors(v, 1.0), start.new_zeros((3, *fine)))
+    return admm(solve, [edges], n_iterations=n_iterations, tolerance=0.0, start=start).x.mul_(step)
 
 
 def _low_frequencies(volume: Tensor, fine: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -81,12 +67,3 @@ def _low_frequencies(volume: Tensor, fine: tuple[int, int, int]) -> tuple[Tensor
 def _signs(highest: int, fine: int, coarse: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Where the frequencies 0 to highest, and the negative ones, lie in a spectrum of the finer grid and in one of the coarser."""
     return (slice(0, highest + 1), slice(0, highest + 1)), (slice(fine - highest, fine), slice(coarse - highest, coarse))
-
-
-def _squared_differences(fine: tuple[int, int, int], share: Sequence[float], like: Tensor) -> Tensor:
-    """The half spectrum of G^T G, G the periodic differences between neighbours, each axis in its share."""
-    lines = []
-    for n, s in zip(fine, share, strict=True):
-        lines.append(s**2 * (2 - 2 * torch.cos(2 * math.pi * torch.arange(n, device=like.device, dtype=torch.float64) / n)))
-    x, y, z = (line.to(like.dtype) for line in lines)
-    return x[:, None, None] + y[None, :, None] + z[None, None, : fine[2] // 2 + 1]

@@ -5,7 +5,7 @@ import torch
 
 from qsmdl.errors import InputError
 from qsmdl.physics.fourier import crop_kspace
-from qsmdl.physics.super_resolution import super_resolve
+from qsmdl.solvers.super_resolution import super_resolve
 
 
 def blocks(shape=(40, 48, 44)):
