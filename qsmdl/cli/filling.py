@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from torch import Tensor
 
 from qsmdl.challenge.guard import check_registered
 from qsmdl.cli.build import build_recipe, plain
@@ -38,7 +38,6 @@ from qsmdl.io.fixed_set import begin_set, card_of_volume, check_place, has_maps,
 from qsmdl.io.provenance import folder_source
 from qsmdl.io.volume_file import check_free_space, expected_bytes, read_volume_file, write_volume_file
 from qsmdl.phantom.anatomy.label_atlas import LabelAtlas
-from qsmdl.scan import FieldMap
 from qsmdl.validation import check_settings
 
 _EVERY_S = 10.0
@@ -67,7 +66,7 @@ class Filling:
     @property
     def keeps_maps(self) -> bool:
         """Whether the prior's maps are kept beside the volumes, since they take long to compute."""
-        return self.prior.start == "tv"
+        return self.prior.is_slow
 
     def is_complete(self, number: int, params: VolumeParams) -> bool:
         """Whether a volume is there, and the prior's maps where they are kept."""
@@ -82,11 +81,8 @@ class Filling:
             write_volume_file(path, scan, truth, self.card(number, params))
         if self.keeps_maps:
             found = read_volume_file(path)
-
-            def maps_of(field: FieldMap) -> Tensor:
-                return kept_maps(self.folder, number, found.sha256, self.prior.digest, lambda: self.prior(field))
-
-            training_volume(found.scan, found.truth, self.prior, effects_of(params), peak_snr=params.peak_snr, maps_of=maps_of)
+            keep = partial(kept_maps, self.folder, number, found.sha256)
+            training_volume(found.scan, found.truth, self.prior, effects_of(params), peak_snr=params.peak_snr, keep=keep)
         return number, path.stat().st_size
 
 
@@ -129,8 +125,10 @@ def _missing(filling: Filling, numbers: Sequence[int]) -> list[int]:
         params = filling.draw(number)
         if not filling.is_complete(number, params):
             missing.append(number)
-            n_bytes += expected_bytes(params.shape, len(acquisition_of(filling.recipe, params).echo_times_s))
-            n_bytes += 4 * math.prod(params.shape) * filling.prior.n_maps if filling.keeps_maps else 0
+            n_echoes = len(acquisition_of(filling.recipe, params).echo_times_s)
+            n_bytes += expected_bytes(params.shape, n_echoes)
+            n_kept = filling.prior.n_maps + (n_echoes if filling.prior.crop_phase else 0)
+            n_bytes += 4 * math.prod(params.shape) * n_kept if filling.keeps_maps else 0
     if missing:
         check_free_space(filling.folder, n_bytes, f"{len(missing)} volumes")
         console.print(f"  {len(numbers) - len(missing)} are there, {len(missing)} to render: about {n_bytes / 1e6:.0f} MB", highlight=False)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -17,7 +18,9 @@ from qsmdl.physics.dipole import Dipole
 from qsmdl.physics.relaxation import fit_r2star
 from qsmdl.physics.unring import unring
 from qsmdl.scan import FieldMap, Geometry, Scan
+from qsmdl.solvers.crop_phase import Uncropped, find_crop_phase, without_crop_phase
 from qsmdl.solvers.direct import l2
+from qsmdl.solvers.fine_scales import WORTH_IT, fine_correction, fine_damping
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import nltv, noise_scaled_regularisation
 from qsmdl.units import rad_per_ppm
@@ -28,8 +31,13 @@ _VERSION = 1
 """Of the maps that `Prior` computes: to be raised where they change, so that kept ones are computed anew."""
 _LARGE_SCALES_VERSION = 2
 """The same, of those with `large_scales`."""
+_FINE_SCALES_VERSION = 1
+"""The same, of those with `fine_scales`."""
+_CROP_PHASE_VERSION = 1
+"""The same, of the phase of `crop_phase`."""
 
-
+Keep = Callable[[str, Callable[[], Tensor]], Tensor]
+"""Called with a name and what computes something of a volume; returns what it computed, now or before (`io.fixed_set.kept_maps`)."""
 Start = Literal["l2", "tv", "noise"]
 _R2STAR_SCALE_PER_S = 50.0
 N_ECHOES = 8
@@ -48,9 +56,11 @@ class Prior:
     noisy susceptibility and its noise level, from which denoisers learn (`noisy_maps`); the field is not looked at. regularisations: of the closed
     forms, per voxel, without a unit: the weight of the squared differences between neighbours. In mm^2 they are this times the squared voxel size, so
     that they suppress the same part of k-space, in cycles per voxel, at every resolution; a network knows voxels, not millimetres. noise_scaled,
-    large_scales: of "tv", its regularisation grows with the field's noise (`solvers.tv.noise_scaled_regularisation`), and its large scales explain
-    the field (`solvers.large_scales`). noise_ppm: of "noise", the range of levels, drawn evenly on a logarithmic scale. magnitude: feed
-    `magnitude_maps`, too. echoes: hand all echoes to the data steps inside a network (`echo_maps`).
+    large_scales, fine_scales: of "tv", its regularisation grows with the field's noise (`solvers.tv.noise_scaled_regularisation`), its large scales
+    explain the field (`solvers.large_scales`), and its fine ones do (`solvers.fine_scales`, where noise does not hide what is missing; with
+    large_scales). crop_phase: everything is of the field and the echoes without the phase of the crop (`solvers.crop_phase`; `corrected`). noise_ppm:
+    of "noise", the range of levels, drawn evenly on a logarithmic scale. magnitude: feed `magnitude_maps`, too. echoes: hand all echoes to the data
+    steps inside a network (`echo_maps`).
     """
 
     regularisations: tuple[float, ...] = (0.012, 0.003, 0.05)
@@ -60,6 +70,8 @@ class Prior:
     noise_ppm: tuple[float, float] = (0.002, 0.05)
     noise_scaled: bool = False
     large_scales: bool = False
+    fine_scales: bool = False
+    crop_phase: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regularisations", tuple(self.regularisations))
@@ -67,8 +79,12 @@ class Prior:
             raise InputError(f"The prior's regularisations are {self.regularisations}; at least one is needed, and all must be positive.")
         if self.start not in get_args(Start):
             raise InputError(f"The prior's start is {self.start!r}; it must be one of {', '.join(get_args(Start))}.")
-        if self.start != "tv" and (self.noise_scaled or self.large_scales):
-            raise InputError(f"The prior's start is {self.start!r}; noise_scaled and large_scales are of the start 'tv'. Set them to false.")
+        if self.start != "tv" and (self.noise_scaled or self.large_scales or self.fine_scales):
+            raise InputError(f"The prior's start is {self.start!r}; noise_scaled, large_scales and fine_scales are of the start 'tv'. Turn them off.")
+        if self.fine_scales and not self.large_scales:
+            raise InputError("The prior's fine_scales is true, but its large_scales, which come first, are false. Set both to true.")
+        if self.start == "noise" and self.crop_phase:
+            raise InputError("The prior's start is 'noise', for which no field is looked at. Set crop_phase to false.")
         object.__setattr__(self, "noise_ppm", as_range("noise_ppm", self.noise_ppm, low=1e-6, high=1.0))
 
     @property
@@ -77,7 +93,18 @@ class Prior:
         settings: dict[str, Any] = {"start": self.start, "regularisations": self.regularisations, "version": _VERSION}
         settings |= {"noise_scaled": True} if self.noise_scaled else {}
         settings |= {"large_scales": _LARGE_SCALES_VERSION} if self.large_scales else {}
+        settings |= {"fine_scales": _FINE_SCALES_VERSION} if self.fine_scales else {}
+        settings |= {"crop_phase": _CROP_PHASE_VERSION} if self.crop_phase else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether its maps are worth being kept beside the volumes of a fixed set."""
+        return self.start == "tv" or self.crop_phase
+
+    def corrected(self, field: FieldMap, scan: Scan | None) -> Uncropped:
+        """Field and scan as a call and the network want them: as they are, or with `crop_phase` corrected (or a doubt why not)."""
+        return without_crop_phase(field, scan) if self.crop_phase else Uncropped(field, scan)
 
     @property
     def n_maps(self) -> int:
@@ -96,7 +123,12 @@ class Prior:
         start = unring(raw) * field.mask
         ringing = raw - start
         if self.large_scales:
-            start = explain_large_scales(start, field, ringing_ppm=ringing).chi_ppm
+            found = explain_large_scales(start, field, ringing_ppm=ringing)
+            start = found.chi_ppm
+            if self.fine_scales and not found.doubts and fine_damping(field) <= WORTH_IT:
+                whole = start + ringing + fine_correction(start + ringing, field)
+                start = unring(whole) * field.mask
+                ringing = whole - start
         rest = (field.field_ppm - Dipole.of(field.geometry, _PADDING).to(raw.device)(start + ringing)) * field.mask
         return torch.stack([start, ringing, rest, *self._closed_forms(dataclasses.replace(field, field_ppm=rest))])
 
@@ -166,6 +198,16 @@ def _echoes(scan: Scan, field: FieldMap) -> tuple[Tensor, Tensor, Tensor] | None
     share = information / total.clamp(min=torch.finfo(total.dtype).tiny) * field.mask
     agreement = float((share * beyond.cos()).sum(0)[field.mask].mean())
     return (c, share, beyond) if agreement > _LEAST_AGREEMENT else None
+
+
+def kept_crop_phase(field: FieldMap, scan: Scan, keep: Keep) -> Tensor:
+    """`solvers.crop_phase.find_crop_phase` of a scan, computed or kept from before; 0 where it cannot be told."""
+
+    def compute() -> Tensor:
+        found = find_crop_phase(field, scan).phase_rad
+        return torch.zeros_like(scan.phase_rad) if found is None else found
+
+    return keep(f"crop_phase_{_CROP_PHASE_VERSION}", compute)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from qsmdl.data.ahead import Ahead
 from qsmdl.data.engine import Engine
-from qsmdl.data.inputs import Prior, echo_maps, magnitude_maps, noisy_maps
+from qsmdl.data.inputs import Keep, Prior, echo_maps, kept_crop_phase, magnitude_maps, noisy_maps
 from qsmdl.data.recipe import Recipe, Stream, draw_volume, effects_of, render_volume, volume_seed
 from qsmdl.data.sources import VolumeSet
 from qsmdl.errors import InputError
@@ -21,7 +21,8 @@ from qsmdl.phantom.scanning.acquire import NO_EFFECTS
 from qsmdl.phantom.scanning.effects import Effects
 from qsmdl.phantom.scanning.phase_errors import leave_wraps
 from qsmdl.physics.fieldmap import fit_field
-from qsmdl.scan import Batch, FieldMap, Scan, Truth
+from qsmdl.scan import Batch, Scan, Truth
+from qsmdl.solvers.crop_phase import take_off
 
 Volume = tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]
 """Maps to cut patches from (and numbers of the whole volume, [n]), voxel size in mm, direction of B0, and the voxels of the mask [n, 3]."""
@@ -35,15 +36,15 @@ def training_volume(
     effects: Effects = NO_EFFECTS,
     *,
     peak_snr: float | None = None,
-    maps_of: Callable[[FieldMap], Tensor] | None = None,
+    keep: Keep | None = None,
 ) -> dict[str, Tensor]:
     """The maps of a whole simulated scan that patches are cut from, each [1, x, y, z] (prior, magnitude, echoes: [n, x, y, z]; rad_per_ppm: [echo]).
 
     The field goes through the same estimation as at test time, with an offset where the phase has one; chi has the mean of the prior's first map
     in the mask, since a field tells no constant. effects: of the scan; a background that was
     not removed makes the field a total one, and wraps are what unwrapping leaves in it. peak_snr: of the scan, where it is known; it tells the noise
-    of scans whose echoes are too few to show it (one, or two with an offset), and whose air is but a thin rim. maps_of: called in place of the prior,
-    by who has its maps already.
+    of scans whose echoes are too few to show it (one, or two with an offset), and whose air is but a thin rim. keep: asked for what takes long to
+    compute, by who may have it already.
     """
     with_offset = effects.offset is not None
     has_residuals = len(scan.echo_times_s) > (2 if with_offset else 1)
@@ -51,12 +52,15 @@ def training_volume(
     field = fit_field(scan, offset=with_offset, sigma=sigma, kind="total" if effects.has_background else "local")
     if effects.wraps is not None:
         field = leave_wraps(field, scan, effects.wraps, offset=with_offset)
+    keep = keep if keep is not None and prior.is_slow else _computed
+    if prior.crop_phase:
+        field, scan = take_off(kept_crop_phase(field, scan, keep), field, scan)
     maps = {"field_ppm": field.field_ppm[None], "weight": field.weight[None]}
     if prior.start == "noise":
         maps["chi_ppm"] = _referenced(truth.chi_ppm, None, scan.mask)[None]
         maps["prior_ppm"] = noisy_maps(maps["chi_ppm"], scan.mask[None], prior)
     else:
-        maps["prior_ppm"] = (maps_of or prior)(field)
+        maps["prior_ppm"] = keep(prior.digest, lambda: prior(field))
         maps["chi_ppm"] = _referenced(truth.chi_ppm, maps["prior_ppm"][0], scan.mask)[None]
     volumes: dict[str, Tensor] = {name: (values * scan.mask).float() for name, values in maps.items()}
     volumes["mask"] = scan.mask[None]
@@ -65,6 +69,10 @@ def training_volume(
     if prior.echoes:
         volumes["rad_per_ppm"], volumes["echo_share"], volumes["echo_phase_rad"] = echo_maps(scan, field, with_offset=with_offset)
     return volumes
+
+
+def _computed(name: str, compute: Callable[[], Tensor]) -> Tensor:
+    return compute()
 
 
 def _referenced(chi_ppm: Tensor, start_ppm: Tensor | None, mask: Tensor) -> Tensor:
@@ -200,15 +208,12 @@ class PhantomStream(IterableDataset[Batch]):
         inside = scan.mask.nonzero()
         if len(inside) == 0:
             raise InputError(f"Volume {index} of the stream {self.stream!r} with seed {self.seed} has an empty mask. Narrow its erosion.")
-        volumes = training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr, maps_of=self._kept_maps(index))
+        volumes = training_volume(scan, truth, self.prior, effects_of(params), peak_snr=params.peak_snr, keep=self._keep(index))
         return volumes, params.voxel_size_mm, params.b0_direction, inside
 
-    def _kept_maps(self, index: int) -> Callable[[FieldMap], Tensor] | None:
-        """The prior's maps of a volume of the fixed set, computed once for all trainings; None where computing them takes no time."""
-        volumes = self.cache
-        if volumes is None or self.prior.start != "tv":
-            return None
-        return lambda field: volumes.maps(index, self.prior.digest, lambda: self.prior(field))
+    def _keep(self, index: int) -> Keep | None:
+        """What is computed of a volume of the fixed set, once for all trainings."""
+        return None if self.cache is None else partial(self.cache.maps, index)
 
     def numbers_of(self, index: int) -> tuple[int, ...]:
         """The volumes that the batch of a number may be cut from: the latest of its lane, and the one before."""

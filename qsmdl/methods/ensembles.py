@@ -48,7 +48,7 @@ def _map_of(
     chi = ChiMap(field.geometry, paste(found.mean_ppm, inputs, field), field.mask, outcome, spread)
     if final_solve:
         chi = consistent(chi, field, ringing_of(inputs, prior, field))
-    doubts = (*doubts_of(card, field, scan, chi.chi_ppm), *chi.outcome.doubts)
+    doubts = (*chi.outcome.doubts, *doubts_of(card, field, scan, chi.chi_ppm))
     return dataclasses.replace(chi, outcome=dataclasses.replace(chi.outcome, doubts=doubts))
 
 
@@ -72,9 +72,10 @@ def flagship(
     """
     members = _members(symmetries, uncertainty)
     network, prior, card = load_network(checkpoint, "flagship")
+    field, scan, doubts = prior.corrected(field, scan)
     inputs = prepare_inputs(field, prior, scan)
     found = run_ensemble([network.to(field.field_ppm.device)], views_of(inputs, members))
-    outcome = Outcome(found.n_members, f"mean of {found.n_members} passes", 0.0)
+    outcome = Outcome(found.n_members, f"mean of {found.n_members} passes", 0.0, doubts=doubts)
     return _map_of(found, inputs, prior, card, field, scan, outcome, uncertainty=uncertainty, final_solve=final_solve)
 
 
@@ -115,5 +116,5 @@ def flagship_fine(
     fit = Fit.of(load_network(checkpoint, "flagship"), field, scan, fidelity, settings, members)
     result = fit.run(on_step, state_path)
     found, residual = fit.ensemble(result)
-    outcome = dataclasses.replace(result.outcome, residual=residual)
-    return _map_of(found, fit.inputs, fit.prior, fit.card, field, scan, outcome, uncertainty=uncertainty, final_solve=final_solve)
+    outcome = dataclasses.replace(result.outcome, residual=residual, doubts=fit.doubts)
+    return _map_of(found, fit.inputs, fit.prior, fit.card, fit.field, fit.scan, outcome, uncertainty=uncertainty, final_solve=final_solve)

@@ -28,7 +28,9 @@ FidelityKind = Literal["echoes", "field"]
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A network and the scan that it is fitted to. prior, card: the network's; symmetries: under which it is run, one a step in turn."""
+    """A network and the scan that it is fitted to, corrected as its prior wants it. prior, card: the network's; symmetries: under which it is run,
+    one a step in turn; doubts: of the correction.
+    """
 
     network: PpmAdapter
     prior: Prior
@@ -40,6 +42,7 @@ class Fit:
     fidelity: Fidelity
     settings: FineSettings
     symmetries: tuple[Symmetry, ...]
+    doubts: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -56,12 +59,13 @@ class Fit:
             raise InputError(f"fidelity is {fidelity!r}; it must be 'echoes' or 'field'.")
         network, prior, card = loaded
         device = field.field_ppm.device
+        field, scan, doubts = prior.corrected(field, scan)
         inputs = prepare_inputs(field, prior, scan)
         if fidelity == "echoes" and scan is not None and field.noise_ppm is not None:
             data = echo_fidelity(scan, field, inputs.box, inputs.geometry)
         else:
             data = field_fidelity(field, inputs.box, inputs.geometry)
-        return cls(network.to(device), prior, card, field, scan, inputs, fidelity, data.to(device), settings, tuple(symmetries))
+        return cls(network.to(device), prior, card, field, scan, inputs, fidelity, data.to(device), settings, tuple(symmetries), doubts)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -104,7 +108,7 @@ class Fit:
     def whole(self, result: FineResult) -> ChiMap:
         """The best iterate on the whole grid."""
         chi_ppm = paste(result.chi_ppm, self.inputs, self.field)
-        outcome = dataclasses.replace(result.outcome, doubts=doubts_of(self.card, self.field, self.scan, chi_ppm))
+        outcome = dataclasses.replace(result.outcome, doubts=(*self.doubts, *doubts_of(self.card, self.field, self.scan, chi_ppm)))
         return ChiMap(self.field.geometry, chi_ppm, self.field.mask, outcome)
 
     def ensemble(self, result: FineResult) -> tuple[Ensemble, float]:

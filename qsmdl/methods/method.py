@@ -15,7 +15,7 @@ from typing import Any
 
 from qsmdl.about import About, MethodKind, about_of
 from qsmdl.errors import InputError
-from qsmdl.methods.weights import shipped_weights
+from qsmdl.methods.weights import load_prior, shipped_weights
 from qsmdl.plausible import check_local_field
 from qsmdl.poststeps import POST_STEPS, PostSteps, run_with_steps
 from qsmdl.scan import ChiMap, FieldMap, Scan
@@ -88,6 +88,12 @@ class Method:
         return f"{self.function.__module__}.{self.function.__qualname__} {sorted((key, repr(value)) for key, value in self._own.items())}"
 
     @property
+    def _corrects_itself(self) -> bool:
+        """Whether it is a network's method that corrects the phase of the crop, since the network was trained so."""
+        path = self.weights_path
+        return path is not None and load_prior(path).crop_phase
+
+    @property
     def reports_steps(self) -> bool:
         """Whether progress can be shown."""
         return "on_step" in self.accepts
@@ -110,7 +116,7 @@ class Method:
         if field.kind == "local" and self.about.input != "wrapped phase":
             check_local_field(field.field_ppm[field.mask], f"The field map of {field.name!r}")
         doubts: tuple[str, ...] = ()
-        if self.steps.crop_phase:
+        if self.steps.crop_phase and not self._corrects_itself:
             field, scan, doubts = without_crop_phase(field, scan)
         context = {"scan": scan, "orientations": orientations, "on_step": on_step, "state_path": state_path}
         handed = {k: v for k, v in context.items() if k in self.accepts}

@@ -21,7 +21,8 @@ def unet(field: FieldMap, *, scan: Scan | None = None, checkpoint: str | Path | 
     """
     network, prior, card = load_network(checkpoint)
     network = network.to(field.field_ppm.device)
+    field, scan, doubts = prior.corrected(field, scan)
     inputs = prepare_inputs(field, prior, scan)
     chi_ppm = paste(network(*inputs.arguments), inputs, field)
-    outcome = Outcome(1, "one pass", 0.0, doubts=doubts_of(card, field, scan, chi_ppm))
+    outcome = Outcome(1, "one pass", 0.0, doubts=(*doubts, *doubts_of(card, field, scan, chi_ppm)))
     return ChiMap(field.geometry, chi_ppm, field.mask, outcome)

@@ -45,12 +45,24 @@ def load_network(checkpoint: str | Path | None, shipped: ShippedNetwork = "quick
     """
     path = Path(checkpoint) if checkpoint is not None else shipped_weights(shipped)
     tensors, card = load_weights(path)
-    if not isinstance(card.get("network"), dict) or not isinstance(card.get("prior"), dict):
-        raise InputError(f"The card of {path} names no network and prior. Export weights with train.py, which writes both.")
+    prior = _prior_of(card, path)
     try:
-        prior = Prior(**card["prior"])
         network = build_network(card["network"])
         load_tensors(network, tensors)
     except (InputError, TypeError) as error:
         raise InputError(f"{path}: {error}") from error
     return network.eval(), prior, card
+
+
+def load_prior(path: Path) -> Prior:
+    """What a network is fed, from its file alone. Raises InputError as `load_network`."""
+    return _prior_of(load_weights(path)[1], path)
+
+
+def _prior_of(card: Mapping[str, Any], path: Path) -> Prior:
+    if not isinstance(card.get("network"), dict) or not isinstance(card.get("prior"), dict):
+        raise InputError(f"The card of {path} names no network and prior. Export weights with train.py, which writes both.")
+    try:
+        return Prior(**card["prior"])
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path}: {error}") from error

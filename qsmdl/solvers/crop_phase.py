@@ -41,6 +41,13 @@ class Uncropped(NamedTuple):
     doubts: tuple[str, ...] = ()
 
 
+class CropPhase(NamedTuple):
+    """phase_rad: [echo, x, y, z], None where it cannot be told; doubts: why not, one sentence or none."""
+
+    phase_rad: Tensor | None
+    doubts: tuple[str, ...] = ()
+
+
 @torch.no_grad()
 def crop_phase(chi_ppm: Tensor, scan: Scan, *, factor: int = 2, n_iterations: int = 20, padding: float = 1.25) -> Tensor:
     """The phase in rad [echo, x, y, z], 0 outside the mask, by which the echoes of a scan differ from those of the cropped field.
@@ -73,35 +80,54 @@ def crop_phase(chi_ppm: Tensor, scan: Scan, *, factor: int = 2, n_iterations: in
     return phase * scan.mask
 
 
-@torch.no_grad()
 def without_crop_phase(field: FieldMap, scan: Scan | None) -> Uncropped:
-    """The field map and the scan with the phases that they would have if cropping k-space had cropped the field (`crop_phase`).
+    """The field map and the scan with the phases that they would have if cropping k-space had cropped the field: `find_crop_phase` taken off.
 
-    The susceptibility that this needs is that of nonlinear total variation with both corrections of the final solve, whatever method comes after. The
-    field map is corrected as a fit over all echoes without an offset would be. Left as they are, with a doubt, are a field without its scan, echoes
-    that do not follow the field map (a phase at echo time 0), and a field that no susceptibility inside the mask explains.
+    Left as they are, with a doubt that is logged, too, where that phase cannot be told.
+    """
+    found = find_crop_phase(field, scan)
+    for doubt in found.doubts:
+        logger.warning("%s: %s.", field.name, doubt)
+    if scan is None or found.phase_rad is None:
+        return Uncropped(field, scan, found.doubts)
+    return Uncropped(*take_off(found.phase_rad, field, scan))
+
+
+@torch.no_grad()
+def find_crop_phase(field: FieldMap, scan: Scan | None) -> CropPhase:
+    """The phase of `crop_phase`, told from a scan and its field map alone.
+
+    The susceptibility that this needs is that of nonlinear total variation with both corrections of the final solve, whatever method comes after.
+    It cannot be told of a field without its scan, echoes that do not follow the field map (a phase at echo time 0), and a field that no
+    susceptibility inside the mask explains.
     """
     if scan is None:
-        return _left(field, scan, "the phase of the crop was not corrected, since that needs the scan's echoes")
-    turns = torch.tensor([rad_per_ppm(scan.geometry.b0_tesla, t) for t in scan.echo_times_s]).to(scan.phase_rad)[:, None, None, None]
-    information = (turns * scan.magnitude).square() * scan.mask
-    total = information.sum(0).clamp(min=torch.finfo(information.dtype).tiny)
-    agreement = float(((information * (scan.phase_rad - turns * field.field_ppm).cos()).sum(0) / total)[scan.mask].mean())
+        return CropPhase(None, ("the phase of the crop was not corrected, since that needs the scan's echoes",))
+    share, turns = _information(scan)
+    agreement = float((share * (scan.phase_rad - turns * field.field_ppm).cos()).sum(0)[scan.mask].mean())
     if agreement < _LEAST_AGREEMENT:
-        return _left(field, scan, "the phase of the crop was not corrected, since the echoes do not follow the field map (is there a phase offset?)")
+        return CropPhase(None, ("the phase of the crop was not corrected, since the echoes do not follow the field map (is there a phase offset?)",))
     raw = nltv(field, regularisation=noise_scaled_regularisation(field)).chi_ppm
     smooth = unring(raw) * field.mask
     found = explain_large_scales(smooth, field, ringing_ppm=raw - smooth)
     if found.doubts:
-        return _left(field, scan, "the phase of the crop was not corrected, since the field is not that of sources inside the mask")
+        return CropPhase(None, ("the phase of the crop was not corrected, since the field is not that of sources inside the mask",))
     chi = found.chi_ppm + (raw - smooth)
     if fine_damping(field) <= WORTH_IT:
         chi = chi + fine_correction(chi, field)
-    phase = crop_phase(chi, scan)
-    values = field.field_ppm - torch.where(field.mask, (information / turns * phase).sum(0) / total, 0.0).to(field.field_ppm)
-    return Uncropped(dataclasses.replace(field, field_ppm=values), dataclasses.replace(scan, phase_rad=wrapped(scan.phase_rad - phase)))
+    return CropPhase(crop_phase(chi, scan))
 
 
-def _left(field: FieldMap, scan: Scan | None, why: str) -> Uncropped:
-    logger.warning("%s: %s.", field.name, why)
-    return Uncropped(field, scan, (why,))
+@torch.no_grad()
+def take_off(phase_rad: Tensor, field: FieldMap, scan: Scan) -> tuple[FieldMap, Scan]:
+    """A field map and its scan less a phase [echo, x, y, z] in rad, the map as a fit over all echoes without an offset would have it."""
+    share, turns = _information(scan)
+    values = field.field_ppm - torch.where(field.mask, (share / turns * phase_rad).sum(0), 0.0).to(field.field_ppm)
+    return dataclasses.replace(field, field_ppm=values), dataclasses.replace(scan, phase_rad=wrapped(scan.phase_rad - phase_rad))
+
+
+def _information(scan: Scan) -> tuple[Tensor, Tensor]:
+    """The share of each echo in the information on the field, [echo, x, y, z] and 0 outside the mask, and rad/ppm of each echo, [echo, 1, 1, 1]."""
+    turns = torch.tensor([rad_per_ppm(scan.geometry.b0_tesla, t) for t in scan.echo_times_s]).to(scan.phase_rad)[:, None, None, None]
+    information = (turns * scan.magnitude).square() * scan.mask
+    return information / information.sum(0).clamp(min=torch.finfo(information.dtype).tiny), turns

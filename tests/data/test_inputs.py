@@ -20,6 +20,7 @@ from qsmdl.physics.unring import unring
 from qsmdl.scan import Geometry
 from qsmdl.solvers import large_scales
 from qsmdl.solvers.direct import l2
+from qsmdl.solvers.fine_scales import fine_correction
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import nltv, noise_scaled_regularisation
 
@@ -80,6 +81,57 @@ def test_the_large_scales_of_the_start_explain_the_field_where_they_are_asked_to
     torch.testing.assert_close(after, (field.field_ppm - explained) * field.mask, atol=3e-5, rtol=1e-3)
 
 
+def test_so_do_its_fine_scales_and_nothing_rings_that_was_not_told(scanned, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))
+    _, _, field = scanned
+    coarse = dataclasses.replace(TV, large_scales=True)
+    fine = dataclasses.replace(coarse, fine_scales=True)
+    quiet = dataclasses.replace(field, noise_ppm=torch.full_like(field.field_ppm, 2e-4))
+    (plain, ringing, before), (start, rings, after) = (prior(quiet)[:3] for prior in (coarse, fine))
+    whole = plain + ringing + fine_correction(plain + ringing, quiet)
+    assert torch.equal(start, unring(whole) * field.mask)
+    torch.testing.assert_close(start + rings, whole)
+    assert float((after * field.weight).norm()) < 0.9 * float((before * field.weight).norm())
+    loud = dataclasses.replace(field, noise_ppm=torch.full_like(field.field_ppm, 3e-3))
+    assert all(torch.equal(a, b) for a, b in zip(fine(loud), coarse(loud), strict=True))
+
+
+def test_doubtful_scans_start_without_fine_scales(scanned, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 0.0)
+    _, _, field = scanned
+    quiet = dataclasses.replace(field, noise_ppm=torch.full_like(field.field_ppm, 2e-4))
+    assert torch.equal(dataclasses.replace(TV, large_scales=True, fine_scales=True)(quiet), TV(quiet))
+
+
+def test_training_volumes_without_the_phase_of_the_crop(scanned, monkeypatch):
+    """Field, start and echoes are those that a network of this prior is fed at test time; what takes long is asked for by name."""
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))
+    scan, truth, field = scanned
+    prior, names = Prior(crop_phase=True, echoes=True), []
+    volumes = training_volume(scan, truth, prior, keep=lambda name, compute: names.append(name) or compute())
+    corrected = prior.corrected(field, scan)
+    assert corrected.doubts == ()
+    assert float((corrected.field.field_ppm - field.field_ppm).abs().max()) > 1e-4
+    assert torch.equal(volumes["field_ppm"][0], corrected.field.field_ppm * scan.mask)
+    assert torch.equal(volumes["echo_phase_rad"], echo_maps(corrected.scan, corrected.field)[2])
+    inputs = prepare_inputs(corrected.field, prior, corrected.scan)
+    assert torch.equal(volumes["prior_ppm"][:, *inputs.box], inputs.prior_ppm[0])
+    assert len(set(names)) == 2
+    assert prior.digest in names
+    assert prior.digest != dataclasses.replace(prior, crop_phase=False).digest
+    unchanged = training_volume(scan, truth, dataclasses.replace(prior, crop_phase=False), keep=lambda name, compute: names.append(name) or compute())
+    assert torch.equal(unchanged["field_ppm"][0], field.field_ppm * scan.mask)
+    assert len(names) == 2  # two closed forms are not worth it
+
+
+def test_where_that_phase_cannot_be_told_training_volumes_are_as_they_are(scanned, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 0.0)
+    scan, truth, field = scanned
+    volumes, plain = (training_volume(scan, truth, Prior(crop_phase=on)) for on in (True, False))
+    assert all(torch.equal(volumes[name], plain[name]) for name in plain)
+    assert len(Prior(crop_phase=True).corrected(field, scan).doubts) == 1
+
+
 def test_an_untrained_network_returns_the_classical_map(scanned):
     scan, _, field = scanned
     network = build_network(NETWORK).eval()
@@ -121,7 +173,7 @@ def test_magnitude_maps(scanned):
 def test_training_volumes_hold_the_magnitude_where_it_is_asked_for(scanned):
     scan, truth, _ = scanned
     told = torch.ones((5, *scan.geometry.shape))
-    volumes = training_volume(scan, truth, TV, maps_of=lambda field: told)
+    volumes = training_volume(scan, truth, TV, keep=lambda name, compute: told)
     assert torch.equal(volumes["magnitude"], magnitude_maps(scan))
     assert torch.equal(volumes["prior_ppm"], told * scan.mask)
     assert "magnitude" not in training_volume(scan, truth, Prior())
@@ -226,14 +278,19 @@ def test_networks_with_data_steps_get_the_physics_at_test_time(scanned):
 
 def test_digests_follow_the_maps():
     assert Prior().digest == Prior(magnitude=True).digest
-    changed = (dataclasses.replace(TV, noise_scaled=True), dataclasses.replace(TV, large_scales=True))
-    assert len({prior.digest for prior in (Prior(), Prior((0.1,)), TV, *changed)}) == 5
+    mended = dataclasses.replace(TV, large_scales=True)
+    changed = (dataclasses.replace(TV, noise_scaled=True), mended, *(dataclasses.replace(mended, **{k: True}) for k in ("fine_scales", "crop_phase")))
+    assert len({prior.digest for prior in (Prior(), Prior((0.1,)), TV, *changed)}) == 7
     assert TV.digest == "3533d06ecafacd0f"  # of sets that were made before there were these two
 
 
 def test_starts_that_cannot_be():
     with pytest.raises(InputError, match="'tgv'"):
         Prior(start="tgv")
-    for wrong in ({"noise_scaled": True}, {"start": "noise", "large_scales": True}):
+    for wrong in ({"noise_scaled": True}, {"start": "noise", "large_scales": True}, {"fine_scales": True}):
         with pytest.raises(InputError, match="are of the start 'tv'"):
             Prior(**wrong)
+    with pytest.raises(InputError, match=r"fine_scales is true, but its large_scales.*Set both"):
+        Prior(start="tv", fine_scales=True)
+    with pytest.raises(InputError, match="no field is looked at"):
+        Prior(start="noise", crop_phase=True)
