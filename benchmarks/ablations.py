@@ -74,8 +74,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         phantom = render_phantom(head.recipe, head.params)
         for snr in arguments.snr:
             scan, truth = scan_phantom(head.recipe, head.at(snr), phantom)
-            field = field_of(scan)
-            inputs = prepare_inputs(field, prior, scan)
+            field, fed, _ = prior.corrected(field_of(scan), scan)
+            inputs = prepare_inputs(field, prior, fed)
             begun = time.perf_counter()
             for name, chi in variants(network, inputs):
                 seconds = time.perf_counter() - begun

@@ -114,13 +114,13 @@ def main() -> None:
     print("| scan | fed | network | final solve | warned of |\n|---|---|---|---|---|")
     for axes, case in zip(grid, drawn, strict=True):
         scan, truth = render_volume(case.recipe, case.params)
-        field, known = field_of(scan), None if case.without_echoes else scan
         with torch.no_grad():
+            field, known, left = prior.corrected(field_of(scan), None if case.without_echoes else scan)
             inputs = prepare_inputs(field, prior, known)
             maps = {"fed": paste(inputs.prior_ppm[:, :1], inputs, field), "network": paste(network(*inputs.arguments), inputs, field)}
             maps["final solve"], doubts = final_solve(maps["network"], field, ringing_of(inputs, prior, field))
         errors = {name: nrmse(chi, truth.chi_ppm, truth.mask) for name, chi in maps.items()}
-        warned = "; ".join((*doubts_of(card, field, known, maps["final solve"]), *doubts)) or "-"
+        warned = "; ".join((*left, *doubts_of(card, field, known, maps["final solve"]), *doubts)) or "-"
         print(f"| {case.name} | " + " | ".join(f"{errors[name]:.1f}" for name in maps) + f" | {warned} |", flush=True)
         draw_row(axes, case, scan, truth, maps, {name: f"{name}: NRMSE {value:.1f} %" for name, value in errors.items()})
     with atomic_path(arguments.out / "failures.png", True) as hidden:

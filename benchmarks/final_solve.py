@@ -46,10 +46,10 @@ def all_cases(seed: int) -> Iterator[Case]:
 def measure(case: Case, weights: Path | None) -> dict[str, Any]:
     network, prior, _ = load_network(weights, "flagship")
     scan, truth = render_volume(case.recipe, case.params)
-    field, known = field_of(scan), None if case.without_echoes else scan
+    field, known, _ = prior.corrected(field_of(scan), None if case.without_echoes else scan)
     row: dict[str, Any] = {"scan": case.name}
     with torch.no_grad():
-        plain = dataclasses.replace(prior, large_scales=False)
+        plain = dataclasses.replace(prior, large_scales=False, fine_scales=False)
         uncorrected = prepare_inputs(field, plain, known)
         start, ringing = paste(uncorrected.prior_ppm[:, :1], uncorrected, field), ringing_of(uncorrected, plain, field)
         inputs = prepare_inputs(field, prior, known)

@@ -70,10 +70,11 @@ def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, 
     """Name, map and seconds: the start with its ringing and without and as classical methods end, and every network alone, averaged, and as
     `flagship` ends.
     """
-    field, priors = field_of(scan), [prior for _, prior, _ in networks.values()]
+    priors = [prior for _, prior, _ in networks.values()]
     if len({p.digest for p in priors}) != 1:
         raise SystemExit(f"the networks are fed different starts: {priors}")
     begun = time.perf_counter()
+    field, scan, _ = priors[0].corrected(field_of(scan), scan)
     asked = {name: any(getattr(p, name) for p in priors) for name in ("magnitude", "echoes")}
     inputs = prepare_inputs(field, dataclasses.replace(priors[0], **asked), scan)
     seconds = time.perf_counter() - begun

@@ -34,8 +34,8 @@ def maps(arguments: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor, Tensor
         head = held_out_head(number, seed=arguments.seed, voxel_size_mm=arguments.voxel_size)
         for snr in arguments.snr:
             scan, truth = render_volume(head.recipe, head.at(snr))
-            field = field_of(scan)
-            inputs = prepare_inputs(field, prior, scan)
+            field, fed, _ = prior.corrected(field_of(scan), scan)
+            inputs = prepare_inputs(field, prior, fed)
             found = run_ensemble([network], views_of(inputs, parse_symmetries(SYMMETRIES)))
             assert found.std_ppm is not None
             error = final_solve(paste(found.mean_ppm, inputs, field), field, ringing_of(inputs, prior, field))[0] - truth.chi_ppm

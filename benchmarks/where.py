@@ -57,9 +57,9 @@ def main() -> None:
         phantom = render_phantom(head.recipe, head.params)
         for snr in arguments.snr:
             scan, truth = scan_phantom(head.recipe, head.at(snr), phantom)
-            field = field_of(scan)
             with torch.no_grad():
-                inputs = prepare_inputs(field, prior, scan)
+                field, fed, _ = prior.corrected(field_of(scan), scan)
+                inputs = prepare_inputs(field, prior, fed)
                 maps = {"fed": paste(inputs.prior_ppm[:, :1], inputs, field), "network": paste(network(*inputs.arguments), inputs, field)}
                 maps["final solve"] = final_solve(maps["network"], field, ringing_of(inputs, prior, field))[0]
             for name, chi in maps.items():

@@ -115,7 +115,7 @@ def _check_mask(mask: Tensor, shape: tuple[int, int, int]) -> None:
         raise InputError("mask is empty: 0 voxels are inside, at least one is needed. Check that the mask file belongs to this scan.")
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Scan:
     """A multi-echo gradient-echo acquisition.
 
@@ -152,7 +152,7 @@ class Scan:
         return replace(self, magnitude=self.magnitude.to(device), phase_rad=self.phase_rad.to(device), mask=self.mask.to(device), frequency_ppm=moved)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class FieldMap:
     """A map of the relative field shift.
 

@@ -34,7 +34,7 @@ from qsmdl.data.inputs import Prior
 from qsmdl.errors import InputError
 from qsmdl.interrupt import EXIT_INTERRUPTED, end_with_parent
 from qsmdl.io.provenance import CARD_ENTRY, seal
-from qsmdl.io.weights import save_weights
+from qsmdl.io.weights import halved, save_weights
 from qsmdl.networks.build import load_tensors
 from qsmdl.training.callbacks import DataWait, PlainProgress, SameStream, SliceLogger, StopCleanly
 from qsmdl.training.module import QSMModule
@@ -252,6 +252,7 @@ def fit(config: DictConfig, folder: Path) -> Path:
     if not is_first_process():
         return path
     card, tensors = make_card(config, data, trainer, time.monotonic() - begun), module.network.state_dict()
+    tensors = halved(tensors) if config.training.half_weights else tensors
     save_weights(path, tensors, card | {CARD_ENTRY: seal(make_record(trainer.global_step), tensors)})
     return path
 

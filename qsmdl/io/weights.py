@@ -34,6 +34,18 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise InputError(f"The tensor {name} of {path} holds NaN or infinite values: the training diverged. Take an earlier checkpoint.")
 
 
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with the weights of convolutions in 16 bits, for files of half the size; what a network computes with them has 32 bits all the same.
+
+    What has one axis (biases, what batch norm keeps) stays as it is. Raises InputError for weights that 16 bits cannot hold.
+    """
+    found = {name: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    for name, tensor in found.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"The largest weight of {name} is {float(tensors[name].abs().max()):.3g}, which 16 bits cannot hold. Write 32 bits.")
+    return found
+
+
 def save_weights(path: Path | str, tensors: Mapping[str, Tensor], card: Mapping[str, Any], overwrite: bool = False) -> None:
     """Writes tensors and their card (plain numbers, texts, lists, dicts) to one `.safetensors` file, atomically.
 

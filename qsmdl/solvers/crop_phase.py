@@ -7,6 +7,7 @@ nuclei and veins, where both change within a voxel, the field map is off by seve
 import dataclasses
 import logging
 from typing import NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -93,9 +94,12 @@ def without_crop_phase(field: FieldMap, scan: Scan | None) -> Uncropped:
     return Uncropped(*take_off(found.phase_rad, field, scan))
 
 
-@torch.no_grad()
+_found: WeakKeyDictionary[Scan, tuple[ref[FieldMap], CropPhase]] = WeakKeyDictionary()
+"""What was found of a scan with a field map of it, as long as somebody holds the scan: methods that are compared ask one after another."""
+
+
 def find_crop_phase(field: FieldMap, scan: Scan | None) -> CropPhase:
-    """The phase of `crop_phase`, told from a scan and its field map alone.
+    """The phase of `crop_phase`, told from a scan and its field map alone; once, when it is asked of the same objects again.
 
     The susceptibility that this needs is that of nonlinear total variation with both corrections of the final solve, whatever method comes after.
     It cannot be told of a field without its scan, echoes that do not follow the field map (a phase at echo time 0), and a field that no
@@ -103,6 +107,15 @@ def find_crop_phase(field: FieldMap, scan: Scan | None) -> CropPhase:
     """
     if scan is None:
         return CropPhase(None, ("the phase of the crop was not corrected, since that needs the scan's echoes",))
+    of_field, found = _found.get(scan, (None, None))
+    if found is None or of_field is None or of_field() is not field:
+        found = _find(field, scan)
+        _found[scan] = ref(field), found
+    return found
+
+
+@torch.no_grad()
+def _find(field: FieldMap, scan: Scan) -> CropPhase:
     share, turns = _information(scan)
     agreement = float((share * (scan.phase_rad - turns * field.field_ppm).cos()).sum(0)[scan.mask].mean())
     if agreement < _LEAST_AGREEMENT:

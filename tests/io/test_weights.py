@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from qsmdl.errors import InputError
-from qsmdl.io.weights import load_weights, save_weights
+from qsmdl.io.weights import halved, load_weights, save_weights
 
 CARD = {"units": "ppm", "scale": 0.1, "seed": 3, "envelope": {"voxel_mm": [0.6, 1.5]}, "note": "µ"}
 
@@ -112,3 +112,12 @@ def test_a_header_length_that_looks_like_a_pickle_is_read(tmp_path):
             assert load_weights(path)[1] == {"text": "x" * n}
             return
     raise AssertionError("no such header was made")
+
+
+def test_weights_in_16_bits_are_near_and_those_too_large_are_refused(tmp_path):
+    tensors = {"kernel": torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(0)), "bias": torch.randn(4), "count": torch.tensor(7)}
+    found = halved(tensors)
+    assert {name: tensor.dtype for name, tensor in found.items()} == {"kernel": torch.float16, "bias": torch.float32, "count": torch.int64}
+    torch.testing.assert_close(found["kernel"].float(), tensors["kernel"], rtol=1e-3, atol=1e-7)
+    with pytest.raises(InputError, match=r"largest weight of kernel is 7e\+04, which 16 bits cannot hold"):
+        halved({"kernel": torch.full((2, 2), 7e4)})

@@ -1,7 +1,9 @@
 """The phase that cropping k-space adds to that of the cropped field, found and taken off."""
 
 import dataclasses
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -83,6 +85,26 @@ def test_the_field_comes_closer_to_that_of_a_map(measured, monkeypatch):
     assert (fit(found.scan).field_ppm - found.field.field_ppm)[scan.mask].abs().max() < 2e-5
     assert torch.equal(found.scan.magnitude, scan.magnitude)
     assert torch.equal(found.field.noise_ppm, field.noise_ppm)
+
+
+def test_methods_that_are_compared_have_it_found_once(measured, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))
+    scan, _, _ = measured
+    calls, real = [], crop_phase
+    monkeypatch.setattr(module, "crop_phase", lambda *given: calls.append(1) or real(*given))
+    own, field = dataclasses.replace(scan), fit(scan)
+    first, again = (Method("l2", l2, crop_phase=True)(field, own).chi_ppm for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(calls) == 1
+    other = dataclasses.replace(field, field_ppm=field.field_ppm * 1.01)
+    assert not torch.equal(Method("l2", l2, crop_phase=True)(other, own).chi_ppm, first)
+    assert len(calls) == 2
+    without_crop_phase(field, dataclasses.replace(own))
+    assert len(calls) == 3
+    held = weakref.ref(module._found[own][1].phase_rad)
+    del own
+    gc.collect()
+    assert held() is None
 
 
 def test_every_method_can_have_it(measured, monkeypatch):

@@ -15,6 +15,7 @@ from qsmdl.io.nifti import write_volume
 from qsmdl.io.provenance import links_of, seal_problem, volumes_of
 from qsmdl.io.rc2 import write_release
 from qsmdl.io.weights import load_weights, save_weights
+from qsmdl.methods import load_network
 from qsmdl.training.records import checkpoint_tensors
 
 pytestmark = [
@@ -84,6 +85,21 @@ def test_a_run_that_starts_from_weights_carries_their_record(run, tmp_path):
     trained = [name for name in before if "running_" not in name and "num_batches" not in name]  # batch norm's statistics move without learning
     assert len(trained) > 5
     assert all(torch.allclose(tensors[name], before[name], atol=1e-6) for name in trained)
+
+
+def test_weights_in_16_bits_are_those_in_32_and_sealed_as_they_are(run, tmp_path):
+    path = train_module.fit(config("training.half_weights=true"), tmp_path)
+    tensors, card = load_weights(path)
+    whole = load_weights(run / "weights.safetensors")[0]
+    assert check_record(card, tensors).clean
+    assert path.stat().st_size < 0.75 * (run / "weights.safetensors").stat().st_size
+    for name, tensor in tensors.items():
+        assert tensor.dtype == (torch.float16 if whole[name].ndim > 1 else whole[name].dtype)
+        torch.testing.assert_close(tensor, whole[name].to(tensor.dtype), atol=0, rtol=0)
+    network = load_network(path)[0]
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    again = train_module.fit(config(f"start_from={path}", "training.learning_rate=1e-12"), tmp_path / "again")
+    assert check_record(*reversed(load_weights(again))).clean
 
 
 REMEDY = r"may not be trained on: .*guard\.allow_unattested=true"
