@@ -45,6 +45,13 @@ def test_once(sample, sample_field, weights, own):
     assert all(torch.equal(chi, maps[0]) for chi in maps)
 
 
+def test_steps_afterwards_follow_the_field_that_it_explains(sample, sample_field, weights, own):
+    corrected, steps = without_crop_phase(sample_field, sample[0]), {"unring": True, "large_scales": True, "fine_scales": True}
+    found = Method("unet", unet, checkpoint=str(own), **steps)(sample_field, sample[0])
+    wanted = Method("unet", unet, checkpoint=str(weights), **steps)(corrected.field, corrected.scan)
+    assert torch.equal(found.chi_ppm, wanted.chi_ppm)
+
+
 @pytest.mark.parametrize(("function", "settings"), METHODS)
 def test_or_says_why_not(function, settings, sample_field, own):
     doubts = function(sample_field, checkpoint=own, **settings).outcome.doubts

@@ -42,9 +42,10 @@ def test_the_flagship_is_better_than_its_start_on_a_head_it_never_saw():
     recipe = Recipe(contrast="sim2", field_of_view_mm=(80.0, 100.0, 100.0), voxel_size_mm=(1.25, 1.25))
     params = draw_volume(recipe, volume_seed("test", 4242, 0), contrast="sim2")
     scan, truth = render_volume(recipe, dataclasses.replace(params, peak_snr=100.0))
-    field = field_of(scan)
     network, prior, _ = load_network(FLAGSHIP_WEIGHTS)
-    inputs = prepare_inputs(field, prior, scan)
+    field, fed, doubts = prior.corrected(field_of(scan), scan)
+    assert doubts == ()
+    inputs = prepare_inputs(field, prior, fed)
     with torch.no_grad():
         chi = network(*inputs.arguments)
     wanted = truth.chi_ppm[inputs.box][None, None]

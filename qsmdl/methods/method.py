@@ -124,5 +124,8 @@ class Method:
         def run(**changed: Any) -> ChiMap:
             return solved if solved is not None and not changed else self.function(field, **{**self._own, **changed}, **handed)
 
-        chi = run_with_steps(run, field, self.steps, self.about.parameter, self.parameter_value)
+        explained = field
+        if self.steps.large_scales and self._corrects_itself:  # by the field that the network explains, which is found already
+            explained = without_crop_phase(field, scan).field
+        chi = run_with_steps(run, explained, self.steps, self.about.parameter, self.parameter_value)
         return dataclasses.replace(chi, outcome=dataclasses.replace(chi.outcome, doubts=(*doubts, *chi.outcome.doubts))) if doubts else chi
