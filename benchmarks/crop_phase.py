@@ -8,8 +8,6 @@
 """
 
 import argparse
-import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from qsmdl.phantom.scanning.acquire import make_truth
 from qsmdl.physics.box import mask_box
 from qsmdl.physics.dipole import Dipole
 from qsmdl.scan import LABELS, FieldMap, Scan, Truth
-from qsmdl.solvers.crop_phase import without_crop_phase
+from qsmdl.solvers.crop_phase import take_off, without_crop_phase
 from qsmdl.units import rad_per_ppm
 
 
@@ -40,8 +38,7 @@ def known(field: FieldMap, scan: Scan, crop_ppm: Tensor) -> tuple[FieldMap, Scan
     noise = field.noise_ppm * torch.randn(field.field_ppm.shape, generator=torch.Generator().manual_seed(3))
     less = field.field_ppm - (Dipole.of(field.geometry, 2.0)(crop_ppm) + noise) * field.mask
     turns = torch.tensor([rad_per_ppm(scan.geometry.b0_tesla, t) for t in scan.echo_times_s])[:, None, None, None]
-    phase = torch.remainder(scan.phase_rad - turns * less + math.pi, 2 * math.pi) - math.pi
-    return dataclasses.replace(field, field_ppm=field.field_ppm - less), dataclasses.replace(scan, phase_rad=phase)
+    return take_off(turns * less, field, scan)
 
 
 def rows_of(scan: Scan, truth: Truth, crop_ppm: Tensor, network: torch.nn.Module, prior: Prior) -> list[dict[str, Any]]:

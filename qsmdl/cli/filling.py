@@ -63,15 +63,10 @@ class Filling:
         """What the file of a volume tells."""
         return card_of_volume(self.told, number, dataclasses.asdict(params))
 
-    @property
-    def keeps_maps(self) -> bool:
-        """Whether the prior's maps are kept beside the volumes, since they take long to compute."""
-        return self.prior.is_slow
-
     def is_complete(self, number: int, params: VolumeParams) -> bool:
         """Whether a volume is there, and the prior's maps where they are kept."""
         there = has_volume(self.folder, self.card(number, params))
-        return there and (not self.keeps_maps or has_maps(self.folder, number, self.prior.digest))
+        return there and (not self.prior.is_slow or has_maps(self.folder, number, self.prior.digest))
 
     def write(self, number: int) -> tuple[int, int]:
         """Render a volume and write it, unless it is there; and the prior's maps. Returns its number and the size of its file in bytes."""
@@ -79,7 +74,7 @@ class Filling:
         if not has_volume(self.folder, self.card(number, params)):
             scan, truth = render_volume(self.recipe, params, self.atlases, complete=False)
             write_volume_file(path, scan, truth, self.card(number, params))
-        if self.keeps_maps:
+        if self.prior.is_slow:
             found = read_volume_file(path)
             keep = partial(kept_maps, self.folder, number, found.sha256)
             training_volume(found.scan, found.truth, self.prior, effects_of(params), peak_snr=params.peak_snr, keep=keep)
@@ -128,7 +123,7 @@ def _missing(filling: Filling, numbers: Sequence[int]) -> list[int]:
             n_echoes = len(acquisition_of(filling.recipe, params).echo_times_s)
             n_bytes += expected_bytes(params.shape, n_echoes)
             n_kept = filling.prior.n_maps + (n_echoes if filling.prior.crop_phase else 0)
-            n_bytes += 4 * math.prod(params.shape) * n_kept if filling.keeps_maps else 0
+            n_bytes += 4 * math.prod(params.shape) * n_kept if filling.prior.is_slow else 0
     if missing:
         check_free_space(filling.folder, n_bytes, f"{len(missing)} volumes")
         console.print(f"  {len(numbers) - len(missing)} are there, {len(missing)} to render: about {n_bytes / 1e6:.0f} MB", highlight=False)
