@@ -35,6 +35,8 @@ LABELS = {
     "calcification": 16,
 }
 """Segmentation labels of the RC2 release (QSM Challenge 2.0 Organization Committee, Magn Reson Med 2021)."""
+DEEP_GREY_MATTER = tuple(LABELS[name] for name in ("caudate", "globus_pallidus", "putamen", "red_nucleus", "dentate_nucleus", "substantia_nigra"))
+"""The regions that the challenge counts as deep grey matter."""
 
 FieldKind = Literal["local", "total"]
 
@@ -260,7 +262,7 @@ class Truth:
 
 class Batch(TypedDict):
     """Training patches. Volumes are [batch, 1, x, y, z]; field and chi in ppm, mask bool, weight relative (mean 1 in the mask of the whole volume).
-    prior_ppm: [batch, n, x, y, z]; magnitude: [batch, 3, x, y, z] (`data.inputs`), where it is fed; voxel_size_mm, b0_direction: [batch, 3]; the
+    deep_grey: bool, which voxels of the mask are deep grey matter; prior_ppm: [batch, n, x, y, z]; magnitude: [batch, 3, x, y, z] (`data.inputs`), where it is fed; voxel_size_mm, b0_direction: [batch, 3]; the
     echoes (`networks.data_term.Physics`), where they are: echo_share, echo_phase_rad [batch, echo, x, y, z], rad_per_ppm [batch, echo].
     """
 
@@ -268,6 +270,7 @@ class Batch(TypedDict):
     prior_ppm: Tensor
     chi_ppm: Tensor
     mask: Tensor
+    deep_grey: NotRequired[Tensor]
     weight: Tensor
     voxel_size_mm: Tensor
     b0_direction: Tensor

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsmdl.errors import InputError
+from qsmdl.scan import DEEP_GREY_MATTER as DEEP_GREY_MATTER
 from qsmdl.scan import LABELS
 
 Volume = NDArray[np.float64]
@@ -17,7 +18,6 @@ Vector = tuple[float, float, float]
 Box = tuple[slice, slice, slice]
 Scores = dict[str, float | None]
 
-DEEP_GREY_MATTER = (1, 2, 3, 4, 5, 6)
 TISSUE = (LABELS["thalamus"], LABELS["white_matter"], LABELS["grey_matter"])
 BLOOD, CALCIFICATION = LABELS["blood"], LABELS["calcification"]
 

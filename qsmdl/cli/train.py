@@ -49,6 +49,7 @@ MODULE_SETTINGS = (
     "n_warmup",
     "final_learning_rate_factor",
     "relative",
+    "deep_grey",
     "l1",
     "dipole",
     "gradient",

@@ -79,6 +79,7 @@ class PhantomData(lightning.LightningDataModule):
         n_workers: int = 1,
         n_validation_volumes: int = 2,
         p_drop_weight: float = 0.1,
+        p_deep_grey: float = 0.0,
         seed: int = 0,
         atlases: tuple[LabelAtlas, ...] = (),
         cache: VolumeSet | None = None,
@@ -94,7 +95,8 @@ class PhantomData(lightning.LightningDataModule):
                 "data.render_on=null."
             )
         self.recipe, self.prior, self.n_workers, self.seed, self.atlases, self.cache = recipe, prior, n_workers, seed, atlases, cache
-        self.patch_size, self.batch_size, self.batches_per_volume, self.p_drop_weight = patch_size, batch_size, batches_per_volume, p_drop_weight
+        self.patch_size, self.batch_size, self.batches_per_volume = patch_size, batch_size, batches_per_volume
+        self.p_drop_weight, self.p_deep_grey = p_drop_weight, p_deep_grey
         self.validation = ValidationPhantoms(validation_recipe, prior, n_volumes=n_validation_volumes, seed=seed, atlases=atlases)
 
     def sources(self, n_batches: int) -> list[dict[str, Any]]:
@@ -123,6 +125,7 @@ class PhantomData(lightning.LightningDataModule):
             seed=self.seed,
             start_batch=start_batch,
             p_drop_weight=self.p_drop_weight,
+            p_deep_grey=self.p_deep_grey,
             rank=rank,
             world_size=world_size,
             atlases=self.atlases,

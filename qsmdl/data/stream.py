@@ -21,7 +21,7 @@ from qsmdl.phantom.scanning.acquire import NO_EFFECTS
 from qsmdl.phantom.scanning.effects import Effects
 from qsmdl.phantom.scanning.phase_errors import leave_wraps
 from qsmdl.physics.fieldmap import fit_field
-from qsmdl.scan import Batch, Scan, Truth
+from qsmdl.scan import DEEP_GREY_MATTER, Batch, Scan, Truth
 from qsmdl.solvers.crop_phase import take_off
 
 Volume = tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...], Tensor]
@@ -64,6 +64,7 @@ def training_volume(
         maps["chi_ppm"] = _referenced(truth.chi_ppm, maps["prior_ppm"][0], scan.mask)[None]
     volumes: dict[str, Tensor] = {name: (values * scan.mask).float() for name, values in maps.items()}
     volumes["mask"] = scan.mask[None]
+    volumes["deep_grey"] = (torch.isin(truth.labels, truth.labels.new_tensor(DEEP_GREY_MATTER)) & scan.mask)[None]
     if prior.magnitude:
         volumes["magnitude"] = magnitude_maps(scan).float()
     if prior.echoes:
@@ -124,7 +125,8 @@ class PhantomStream(IterableDataset[Batch]):
     render_on: None renders where batches are asked for, when they are; a device renders on it, in a thread of its own that is one volume ahead, and
     patches are cut on it. The anatomy of a seed is the same on all devices but for rounding, the noise is not. Not yet run on a GPU.
     Patches are mirrored along random axes, B0 with them. The weight channel is replaced by the mask, and the magnitude by zeros, each with
-    probability `p_drop_weight`, so that a network also runs on field maps that come without them.
+    probability `p_drop_weight`, so that a network also runs on field maps that come without them. Patches are centred on voxels of the mask, all
+    equally likely, but with the probability `p_deep_grey` on one of the deep grey matter, where a volume has any.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class PhantomStream(IterableDataset[Batch]):
         start_batch: int = 0,
         stream: Stream = "train",
         p_drop_weight: float = 0.1,
+        p_deep_grey: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
         atlases: tuple[LabelAtlas, ...] = (),
@@ -155,8 +158,9 @@ class PhantomStream(IterableDataset[Batch]):
         }.items():
             if int(value) < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
-        if not 0 <= p_drop_weight <= 1:
-            raise InputError(f"p_drop_weight is {p_drop_weight}; a probability lies between 0 and 1.")
+        for name, probability in {"p_drop_weight": p_drop_weight, "p_deep_grey": p_deep_grey}.items():
+            if not 0 <= probability <= 1:
+                raise InputError(f"{name} is {probability}; a probability lies between 0 and 1.")
         check_local_fields(recipe)
         if not 0 <= rank < world_size:
             raise InputError(f"rank is {rank} of {world_size} processes; it must lie between 0 and {world_size - 1}.")
@@ -164,7 +168,7 @@ class PhantomStream(IterableDataset[Batch]):
         self.rank, self.world_size, self.cache, self.render_on = rank, world_size, cache, render_on
         self.patch_size: tuple[int, int, int] = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
         self.batch_size, self.batches_per_volume, self.n_lanes = int(batch_size), int(batches_per_volume), int(n_lanes)
-        self.start_batch, self.p_drop_weight = start_batch, p_drop_weight
+        self.start_batch, self.p_drop_weight, self.p_deep_grey = start_batch, p_drop_weight, p_deep_grey
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -234,6 +238,9 @@ class PhantomStream(IterableDataset[Batch]):
 
     def _sample(self, volume: Volume, rng: np.random.Generator) -> dict[str, Tensor]:
         volumes, voxel_size_mm, b0_direction, inside = volume
+        # no draw where it decides nothing: streams of before stay what they were
+        if self.p_deep_grey and rng.random() < self.p_deep_grey and volumes["deep_grey"].any():
+            inside = volumes["deep_grey"][0].nonzero()
         centre = inside[int(rng.integers(len(inside)))].tolist()
         patches = cut_patch(volumes, tuple(centre), self.patch_size)
         mirrored = [axis for axis in range(3) if rng.random() < 0.5]

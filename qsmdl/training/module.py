@@ -33,7 +33,7 @@ class QSMModule(lightning.LightningModule):
     """Supervised training of a network on simulated phantoms.
 
     network: the plain settings of `networks.build_network` (kept in the checkpoint, so that it holds plain values only); the loss is
-    relative * relative error + (l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, in ppm) * the adapter's scale;
+    relative * relative error + deep_grey * relative error in the deep grey matter + (l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, in ppm) * the adapter's scale;
     optimiser AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay over `n_steps`. Validation logs the mean NRMSE over the phantoms as
     `val/nrmse`. compile: the network's convolutional parts, in training (`networks.economy`); checkpoint_blocks: recompute them in the backward pass.
     freeze_norm: batch norm normalises by its running statistics in training, too, and leaves them as they are, so that the network is trained as it
@@ -50,6 +50,7 @@ class QSMModule(lightning.LightningModule):
         n_warmup: int = 20,
         final_learning_rate_factor: float = 0.02,
         relative: float = 0.0,
+        deep_grey: float = 0.0,
         l1: float = 1.0,
         dipole: float = 0.5,
         gradient: float = 0.1,
@@ -58,13 +59,13 @@ class QSMModule(lightning.LightningModule):
         freeze_norm: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in {"relative": relative, "l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}.items():
+        for name, value in {"relative": relative, "deep_grey": deep_grey, "l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value!r}; it must be a number of at least 0.")
         if not isinstance(learning_rate, int | float) or not 0 < learning_rate < 1:
             raise InputError(f"learning_rate is {learning_rate!r}; it must be a number between 0 and 1.")
         if relative + l1 + dipole + gradient == 0:
-            raise InputError("All loss weights are 0; at least one of relative, l1, dipole and gradient must be positive.")
+            raise InputError("No loss sees the whole of a patch; at least one of relative, l1, dipole and gradient must be positive.")
         self.save_hyperparameters()
         self.network = build_network(network)
         if checkpoint_blocks:
@@ -96,6 +97,8 @@ class QSMModule(lightning.LightningModule):
         parts: dict[str, Tensor] = {}
         if weights["relative"]:
             parts["relative"] = relative_error(chi_ppm, truth, mask)
+        if weights.get("deep_grey"):  # checkpoints of before have none
+            parts["deep_grey"] = relative_error(chi_ppm, truth, batch["deep_grey"])
         if weights["l1"]:
             parts["l1_ppm"] = masked_l1(chi_ppm, truth, mask)
         if weights["dipole"]:

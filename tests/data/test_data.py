@@ -50,6 +50,27 @@ def test_batches_have_the_shapes_that_batch_states():
     assert float(batch["chi_ppm"][~batch["mask"]].abs().max()) == 0
 
 
+@pytest.mark.usefixtures("fast_heads")
+def test_patches_may_be_centred_on_the_deep_grey_matter():
+    """Patches of a single voxel are their centres."""
+    shares = []
+    for p in (0.0, 0.5, 1.0):
+        batch = stream(patch_size=(1, 1, 1), batch_size=200, p_deep_grey=p).batch(0)
+        assert bool((batch["mask"] >= batch["deep_grey"]).all())
+        shares.append(float(batch["deep_grey"].float().mean()))
+    assert shares[0] < 0.1
+    assert 0.4 < shares[1] < 0.6
+    assert shares[2] == 1.0
+
+
+@pytest.mark.usefixtures("fast_heads")
+def test_volumes_without_deep_grey_matter_are_centred_on_as_ever(monkeypatch):
+    monkeypatch.setattr("qsmdl.data.stream.DEEP_GREY_MATTER", (99,))
+    batch = stream(p_deep_grey=1.0).batch(0)
+    assert not batch["deep_grey"].any()
+    assert batch["mask"].any()
+
+
 @pytest.mark.parametrize(("settings", "n"), [({"batches_per_volume": 4}, 32), ({"batches_per_volume": 40}, 40), ({"patch_size": (160,) * 3}, 2)])
 def test_loaders_work_ahead(settings, n):
     """Of a whole volume at least, and through volumes that take longer than others; less where batches are large."""
@@ -161,7 +182,8 @@ def test_inputs_are_cut_and_pasted_back(sample_field):
         (lambda: Prior((0.0,)), "positive"),
         (lambda: Prior(()), "at least one"),
         (lambda: stream(batch_size=0), "batch_size"),
-        (lambda: stream(p_drop_weight=2.0), "probability"),
+        (lambda: stream(p_drop_weight=2.0), "p_drop_weight is 2.0; a probability"),
+        (lambda: stream(p_deep_grey=-0.5), "p_deep_grey is -0.5; a probability"),
         (lambda: volume_seed("train", -1, 0), "at least 0"),
         (lambda: PhantomData(RECIPE, RECIPE, Prior(), n_validation_volumes=0), "n_validation_volumes"),
     ],

@@ -77,6 +77,26 @@ def test_losses_have_gradients(maps):
     assert chi.grad[~mask].abs().max() == 0
 
 
+def test_the_deep_grey_matter_counts_on_its_own(maps):
+    """Its term is the relative error there, and 0.01 without a slope where a patch has none."""
+    chi, truth, mask = maps
+    region = mask.clone()
+    region[:, :, 3:] = False
+    batch = {"chi_ppm": truth, "mask": mask, "deep_grey": region, "weight": mask.float()}
+    module = QSMModule(NETWORK, n_steps=5, relative=1.0, deep_grey=0.5, l1=0.0, dipole=0.0, gradient=0.0)
+    loss, parts = module.loss(chi, batch)
+    assert torch.equal(parts["deep_grey"], relative_error(chi, truth, region))
+    assert float(loss) == pytest.approx(float(parts["relative"] + 0.5 * parts["deep_grey"]))
+    assert set(QSMModule(NETWORK, n_steps=5, relative=1.0, l1=0.0, dipole=0.0, gradient=0.0).loss(chi, batch)[1]) == {"relative"}
+
+    chi = chi.requires_grad_()
+    module.loss(chi, batch | {"mask": torch.zeros_like(mask)})[0].backward()
+    assert chi.grad[region].abs().min() > 0
+    assert chi.grad[~region].abs().max() == 0
+    _, parts = module.loss(chi, batch | {"deep_grey": torch.zeros_like(mask)})
+    assert float(parts["deep_grey"].detach()) == pytest.approx(0.01)
+
+
 def test_schedule():
     factors = [warmup_cosine(s, n_warmup=10, n_steps=110, final=0.1) for s in range(130)]
     assert factors[0] == pytest.approx(0.1)
@@ -92,7 +112,7 @@ def test_schedule():
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"learning_rate": 3.0}, "between 0 and 1"),
         ({"l1": -1.0}, "l1"),
-        ({"l1": 0.0, "dipole": 0.0, "gradient": 0.0}, "All loss weights"),
+        ({"l1": 0.0, "dipole": 0.0, "gradient": 0.0}, "No loss sees the whole"),
         ({"network": {"architecture": "vnet"}}, "known are"),
     ],
 )
