@@ -262,8 +262,9 @@ class Truth:
 
 class Batch(TypedDict):
     """Training patches. Volumes are [batch, 1, x, y, z]; field and chi in ppm, mask bool, weight relative (mean 1 in the mask of the whole volume).
-    deep_grey: bool, which voxels of the mask are deep grey matter; prior_ppm: [batch, n, x, y, z]; magnitude: [batch, 3, x, y, z] (`data.inputs`), where it is fed; voxel_size_mm, b0_direction: [batch, 3]; the
-    echoes (`networks.data_term.Physics`), where they are: echo_share, echo_phase_rad [batch, echo, x, y, z], rad_per_ppm [batch, echo].
+    deep_grey: bool, which voxels of the mask are deep grey matter; prior_ppm: [batch, n, x, y, z]; magnitude: [batch, 3, x, y, z] (`data.inputs`),
+    where it is fed; voxel_size_mm, b0_direction: [batch, 3]; the echoes (`networks.data_term.Physics`), where they are: echo_share, echo_phase_rad
+    [batch, echo, x, y, z], rad_per_ppm [batch, echo].
     """
 
     field_ppm: Tensor

@@ -33,9 +33,10 @@ class QSMModule(lightning.LightningModule):
     """Supervised training of a network on simulated phantoms.
 
     network: the plain settings of `networks.build_network` (kept in the checkpoint, so that it holds plain values only); the loss is
-    relative * relative error + deep_grey * relative error in the deep grey matter + (l1 * masked L1 + dipole * dipole consistency + gradient * gradient difference, in ppm) * the adapter's scale;
-    optimiser AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay over `n_steps`. Validation logs the mean NRMSE over the phantoms as
-    `val/nrmse`. compile: the network's convolutional parts, in training (`networks.economy`); checkpoint_blocks: recompute them in the backward pass.
+    relative * relative error + deep_grey * relative error in the deep grey matter + (l1 * masked L1 + dipole * dipole consistency + gradient *
+    gradient difference, in ppm) * the adapter's scale; optimiser AdamW (Loshchilov and Hutter 2019) with warm-up and cosine decay over `n_steps`.
+    Validation logs the mean NRMSE over the phantoms as `val/nrmse`. compile: the network's convolutional parts, in training (`networks.economy`);
+    checkpoint_blocks: recompute them in the backward pass.
     freeze_norm: batch norm normalises by its running statistics in training, too, and leaves them as they are, so that the network is trained as it
     will be used; for the last part of a training, from weights whose statistics are settled (`networks.economy.keep_statistics`).
     """
@@ -59,7 +60,8 @@ class QSMModule(lightning.LightningModule):
         freeze_norm: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in {"relative": relative, "deep_grey": deep_grey, "l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}.items():
+        weights = {"relative": relative, "deep_grey": deep_grey, "l1": l1, "dipole": dipole, "gradient": gradient, "weight_decay": weight_decay}
+        for name, value in weights.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value!r}; it must be a number of at least 0.")
         if not isinstance(learning_rate, int | float) or not 0 < learning_rate < 1:
