@@ -1,10 +1,11 @@
-"""What the corrections of large and fine scales do to total variation without ringing, and to the network, and when they are to be believed.
+"""What the corrections of large and fine scales and of structures do to total variation without ringing, and to the network, and when they are to be
+believed.
 
     python benchmarks/final_solve.py OUT                      # 21 scans at 1.25 mm; prints the table of docs/final-solve.md; goes on where it ended
     python benchmarks/final_solve.py OUT --scans 0 3 17       # some of them, by number
 
-For each scan: NRMSE of the map, with its large scales corrected, and with its fine ones, too, whether that is believed or not, and the share of the
-smooth field that is left unexplained.
+For each scan: NRMSE of the map, with its large scales corrected, with its fine ones, too, and with its structures, whether that is believed or not,
+and the share of the smooth field that is left unexplained.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from failures import VOXEL_MM, Case, cases, of_engine
 from generators import nrmse
 from ladder import classical_end, final_solve
 
+from qsmdl import poststeps
 from qsmdl.challenge.cases import field_of
 from qsmdl.challenge.heldout import held_out_head
 from qsmdl.challenge.maps import file_digest
@@ -30,7 +32,7 @@ from qsmdl.methods.weights import shipped_weights
 from qsmdl.solvers import large_scales
 
 HEADS = "phantom.engine.kinds={head: 1.0, shapes: 0.0, texture: 0.0, label_map: 0.0}"
-COLUMNS = ("before", "large", "both")
+COLUMNS = ("before", "large", "both", "structures")
 
 
 def all_cases(seed: int) -> Iterator[Case]:
@@ -55,9 +57,12 @@ def measure(case: Case, weights: Path | None) -> dict[str, Any]:
         inputs = prepare_inputs(field, prior, known)
         chi = paste(network(*inputs.arguments), inputs, field)
         with patch.object(large_scales, "MOST_UNEXPLAINED", float("inf")):
-            for name, found, end in (("start", start, classical_end), ("network", chi, final_solve)):
-                smooth = large_scales.explain_large_scales(found, field, ringing_ppm=ringing)
-                maps = dict(zip(COLUMNS, (found, smooth.chi_ppm, end(found, field, ringing)[0]), strict=True))
+            made = (("start", start, ringing, classical_end), ("network", chi, ringing_of(inputs, prior, field), final_solve))
+            for name, found, rings, end in made:
+                smooth = large_scales.explain_large_scales(found, field, ringing_ppm=rings)
+                with patch.object(poststeps, "structure_correction", lambda chi, *_, **__: torch.zeros_like(chi)):
+                    both = end(found, field, rings)[0]
+                maps = dict(zip(COLUMNS, (found, smooth.chi_ppm, both, end(found, field, rings)[0]), strict=True))
                 row[name] = {key: nrmse(v, truth.chi_ppm, truth.mask) for key, v in maps.items()} | {"unexplained": smooth.unexplained}
     return row
 
@@ -71,7 +76,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     made_from = {"weights": file_digest(arguments.weights or shipped_weights("flagship")), "seed": arguments.seed}
-    print("| scan | start | large | both | unexplained | network | large | both | unexplained |\n|" + "---|" * 9)
+    columns = " | ".join((*COLUMNS[1:], "unexplained"))
+    print(f"| scan | start | {columns} | network | {columns} |\n|" + "---|" * 11)
     for number, case in enumerate(all_cases(arguments.seed)):
         if arguments.scans and number not in arguments.scans:
             continue

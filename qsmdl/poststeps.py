@@ -1,5 +1,5 @@
 """What any method may have done around it: the phases of the scan corrected (`crop_phase`), its regularisation chosen without truth (`select`),
-ringing removed from its map (`unring`), and the map brought into line with the field (`large_scales`, `fine_scales`).
+ringing removed from its map (`unring`), and the map brought into line with the field (`large_scales`, `fine_scales`, `structures`).
 """
 
 import dataclasses
@@ -20,11 +20,12 @@ from qsmdl.selecting.rules import check_rule
 from qsmdl.selecting.sweep import candidates_between, check_candidates, select_map
 from qsmdl.solvers.fine_scales import WORTH_IT, fine_correction, fine_damping
 from qsmdl.solvers.large_scales import explain_large_scales
+from qsmdl.solvers.structures import structure_correction
 from qsmdl.validation import check_settings
 
 logger = logging.getLogger(__name__)
 
-POST_STEPS = ("crop_phase", "unring", "large_scales", "fine_scales", "select", "select_candidates")
+POST_STEPS = ("crop_phase", "unring", "large_scales", "fine_scales", "structures", "select", "select_candidates")
 """Settings of every method beside its function's own."""
 
 
@@ -33,14 +34,15 @@ class PostSteps:
     """crop_phase: correct the phases of the scan for the crop of its k-space (`solvers.crop_phase`), before everything else; unring: remove the
     ringing of a k-space crop from the map (docs/unring.md); large_scales: correct the map smoothly, so that it explains the field
     (`solvers.large_scales`), after the former; fine_scales: correct it at fine scales, too (`solvers.fine_scales`), before ringing is removed;
-    select: the rule that chooses the method's parameter (docs/parameters.md), None to keep the setting; select_candidates: what it chooses from,
-    None for a decade on either side of the setting.
+    structures: correct the means of its structures (`solvers.structures`), last; select: the rule that chooses the method's parameter
+    (docs/parameters.md), None to keep the setting; select_candidates: what it chooses from, None for a decade on either side of the setting.
     """
 
     crop_phase: bool = False
     unring: bool = False
     large_scales: bool = False
     fine_scales: bool = False
+    structures: bool = False
     select: str | None = None
     select_candidates: tuple[float, ...] | None = None
 
@@ -49,11 +51,12 @@ class PostSteps:
         """From a method's settings; keys of others are passed over. Raises InputError for values that cannot be, naming the method."""
         told = {key: settings[key] for key in POST_STEPS if key in settings}
         check_settings(name, cls, told)
-        if told.get("fine_scales") and not told.get("large_scales"):
-            raise InputError(
-                f"{name}.fine_scales is true, but {name}.large_scales is false, which comes first and tells whether the field can be explained. "
-                "Set both to true."
-            )
+        for later in ("fine_scales", "structures"):
+            if told.get(later) and not told.get("large_scales"):
+                raise InputError(
+                    f"{name}.{later} is true, but {name}.large_scales is false, which comes first and tells whether the field can be explained. "
+                    "Set both to true."
+                )
         rule, candidates = told.get("select"), told.get("select_candidates")
         if rule is not None:
             check_rule(rule)
@@ -89,11 +92,12 @@ def run_with_steps(run: Callable[..., ChiMap], field: FieldMap, steps: PostSteps
         corrected = explaining + correction
         return torch.where(chi.mask, unring(corrected + ringing), 0.0) if steps.unring else corrected
 
-    return _explained(found, field, ringing, finish if steps.fine_scales else None)
+    return _explained(found, field, ringing, finish if steps.fine_scales else None, structures=steps.structures)
 
 
 def consistent(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None) -> ChiMap:
-    """A network's map after the correction of its large scales and, where the start of the network lost ringing, of its fine ones; with doubts.
+    """A network's map after the correction of its large scales and, where the start of the network lost ringing, of its fine ones and its structures;
+    with doubts.
 
     ringing_ppm: [x, y, z], what the start lost, or None. With it the map is the mean of two whose fine scales explain the field: the network's with
     the correction, which rings a little, and what is left of that and of the ringing once ringing is removed anew. What a network knows of ringing
@@ -107,14 +111,17 @@ def consistent(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None) -> ChiM
         corrected = explaining + correction
         return torch.where(chi.mask, (corrected + unring(corrected + ringing)) / 2, 0.0)
 
-    return _explained(chi, field, ringing, mean)
+    return _explained(chi, field, ringing, mean, structures=True)
 
 
 @torch.no_grad()
-def _explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None, finish: Callable[[Tensor, Tensor], Tensor] | None = None) -> ChiMap:
+def _explained(
+    chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None, finish: Callable[[Tensor, Tensor], Tensor] | None = None, *, structures: bool = False
+) -> ChiMap:
     """The map after `solvers.large_scales`, with its doubts, which are logged as warnings, too. ringing_ppm: [x, y, z], what was removed from it.
 
     finish: what is made of that map and the correction of its fine scales (`solvers.fine_scales`); not asked where there are doubts, or much noise.
+    structures: whether their means are corrected at the end; not where there are doubts.
     """
     found = explain_large_scales(chi.chi_ppm, field, ringing_ppm=ringing_ppm)
     for doubt in found.doubts:
@@ -122,6 +129,8 @@ def _explained(chi: ChiMap, field: FieldMap, ringing_ppm: Tensor | None, finish:
     values = found.chi_ppm
     if finish is not None and not found.doubts and fine_damping(field) <= WORTH_IT:
         values = finish(values, fine_correction(values if ringing_ppm is None else values + ringing_ppm, field))
+    if structures and not found.doubts:
+        values = values + structure_correction(values, field, ringing_ppm=ringing_ppm)
     outcome = dataclasses.replace(chi.outcome, doubts=(*chi.outcome.doubts, *found.doubts))
     return dataclasses.replace(chi, chi_ppm=values, outcome=outcome)
 

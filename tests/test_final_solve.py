@@ -11,6 +11,7 @@ from qsmdl.physics.unring import unring
 from qsmdl.solvers import large_scales
 from qsmdl.solvers.fine_scales import fine_correction
 from qsmdl.solvers.large_scales import explain_large_scales
+from qsmdl.solvers.structures import structure_correction
 from qsmdl.solvers.tv import nltv
 
 
@@ -44,12 +45,15 @@ def test_the_final_solve_knows_of_the_ringing_that_the_start_lost(sample_field, 
     start = torch.where(sample_field.mask, unring(raw), 0.0)
     smooth = explain_large_scales(start, sample_field, ringing_ppm=raw - start).chi_ppm
     assert float((smooth - explain_large_scales(start, sample_field).chi_ppm).abs().max()) > 1e-4
-    # and the fine scales, in the mean of two ways
+    # and the fine scales, in the mean of two ways, and the structures
     one = smooth + fine_correction(smooth + raw - start, sample_field)
     other = torch.where(sample_field.mask, unring(one + raw - start), 0.0)
     found = flagship(sample_field, **names).chi_ppm
-    torch.testing.assert_close(found, (one + other) / 2, atol=1e-7, rtol=1e-5)
+    fine = (one + other) / 2
+    structures = structure_correction(fine, sample_field, ringing_ppm=raw - start)
+    torch.testing.assert_close(found, fine + structures, atol=1e-6, rtol=1e-5)
     assert float((found - smooth).abs().max()) > 1e-3
+    assert float(structures.abs().max()) > 1e-4
 
 
 def test_a_final_solve_that_explains_too_little_is_told(sample_field, weights, monkeypatch, caplog):

@@ -15,6 +15,7 @@ from qsmdl.scan import ChiMap, FieldMap, Geometry, Outcome
 from qsmdl.solvers import large_scales
 from qsmdl.solvers.direct import tkd
 from qsmdl.solvers.fine_scales import fine_correction
+from qsmdl.solvers.structures import structure_correction
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.tv import tv
 
@@ -176,9 +177,28 @@ def test_fine_scales_stay_where_the_large_ones_cannot_be_explained(field, monkey
     assert len(told.outcome.doubts) == 1
 
 
-def test_fine_scales_alone_are_refused():
-    with pytest.raises(InputError, match=r"mine\.fine_scales is true, but mine\.large_scales is false"):
-        Method("mine", made_up, fine_scales=True)
+@pytest.mark.parametrize("others", [{}, {"unring": True}, {"unring": True, "fine_scales": True}])
+def test_structures_are_corrected_last(field, others, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))
+    field = replace(field, noise_ppm=torch.full(GEOMETRY.shape, 1e-3))
+    raw = made_up(field).chi_ppm
+    ringing = raw - unring(raw) * field.mask if others else torch.zeros_like(raw)
+    before, after = (Method("made_up", made_up, large_scales=True, structures=on, **others)(field).chi_ppm for on in (False, True))
+    assert torch.equal(after, before + structure_correction(before, field, ringing_ppm=ringing))
+    assert not torch.equal(after, before)
+
+
+def test_structures_stay_where_the_large_scales_cannot_be_explained(field, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 0.0)
+    plain, told = (Method("made_up", made_up, large_scales=on, structures=on)(field) for on in (False, True))
+    assert torch.equal(told.chi_ppm, plain.chi_ppm)
+    assert len(told.outcome.doubts) == 1
+
+
+@pytest.mark.parametrize("step", ["fine_scales", "structures"])
+def test_later_corrections_alone_are_refused(step):
+    with pytest.raises(InputError, match=rf"mine\.{step} is true, but mine\.large_scales is false"):
+        Method("mine", made_up, **{step: True})
 
 
 def test_unring_follows_select(field):

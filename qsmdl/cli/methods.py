@@ -24,6 +24,7 @@ _OF_EVERY_METHOD = {
     "unring": "removal of ringing after the inversion (docs/unring.md)",
     "large_scales": "smooth correction that explains the field, at the end (docs/final-solve.md)",
     "fine_scales": "and the fine scales, before ringing is removed; needs large_scales (docs/final-solve.md)",
+    "structures": "and the means of its structures, last; needs large_scales (docs/final-solve.md)",
     "select": "choose the parameter without truth: lcurve | zero | frequency | discrepancy (docs/parameters.md)",
     "select_candidates": "what to choose from; null: a decade on either side of the setting",
 }

@@ -83,10 +83,11 @@ def test_units_and_sources_come_from_the_yaml(own):
     assert method_files()["blunt"] == own / "method" / "blunt.yaml"
     found = {keyword.name: keyword for keyword in keywords_of(own / "method" / "blunt.yaml")}
     assert (found["limit"].default, found["limit"].comment) == ("0.3", "of |D|, chosen by eye")
-    assert list(found) == ["limit", "crop_phase", "unring", "large_scales", "fine_scales"]
+    steps = ["crop_phase", "unring", "large_scales", "fine_scales", "structures"]
+    assert list(found) == ["limit", *steps]
     (own / "method" / "blunt.yaml").write_text("# @package method.blunt\n_target_: blunt_methods.blunt\n")
     defaults = [(keyword.name, keyword.default) for keyword in keywords_of(own / "method" / "blunt.yaml")]
-    assert defaults == [("limit", "0.3"), ("crop_phase", "false"), ("unring", "false"), ("large_scales", "false"), ("fine_scales", "false")]
+    assert defaults == [("limit", "0.3"), *((step, "false") for step in steps)]
 
 
 def test_an_unknown_method_is_named(capsys):
