@@ -15,8 +15,8 @@ from qsmdl.scan import ChiMap, FieldMap, Geometry, Outcome
 from qsmdl.solvers import large_scales
 from qsmdl.solvers.direct import tkd
 from qsmdl.solvers.fine_scales import fine_correction
-from qsmdl.solvers.structures import structure_correction
 from qsmdl.solvers.large_scales import explain_large_scales
+from qsmdl.solvers.structures import structure_correction
 from qsmdl.solvers.tv import tv
 
 GEOMETRY = Geometry((12, 10, 9))
