@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from qsmdl.errors import InputError
 from qsmdl.scan import FieldMap
-from qsmdl.solvers.misfit import Misfit
+from qsmdl.solvers.misfit import Misfit, check_same_grid
 from qsmdl.solvers.problem import Problem
 from qsmdl.solvers.weights import median_noise_ppm
 from qsmdl.validation import check_positive
@@ -37,13 +36,10 @@ def fine_correction(chi_ppm: Tensor, field: FieldMap, *, damping: float | None =
     converge slowly, and are another's (`solvers.large_scales`). damping: without a unit, `fine_damping` by default. Raises InputError for a total
     field, a map of another shape, or a damping that is not positive.
     """
-    if tuple(chi_ppm.shape) != field.geometry.shape:
-        raise InputError(f"chi_ppm is {tuple(chi_ppm.shape)}, but the field map is {field.geometry.shape}. Give both on one grid.")
+    check_same_grid(field, chi_ppm=chi_ppm)
     weight = fine_damping(field) if damping is None else damping
     check_positive(damping=weight)
     problem = Problem.of(field, padding=padding)
     misfit = Misfit.of(problem, chi_ppm)
     found = misfit.correct(lambda v: weight * v, torch.full_like(misfit.dipole, weight), n_iterations=n_iterations, tolerance=_TOLERANCE)
-    correction = torch.zeros_like(chi_ppm)
-    correction[problem.grid.box] = found[problem.grid.inner]
-    return torch.where(field.mask, correction, 0.0)
+    return misfit.on_field_map(found)

@@ -6,10 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qsmdl.errors import InputError
 from qsmdl.physics.fourier import irfft3, multiply_spectrum, rfft3
 from qsmdl.scan import FieldMap
-from qsmdl.solvers.misfit import Misfit
+from qsmdl.solvers.misfit import Misfit, check_same_grid
 from qsmdl.solvers.problem import Problem
 from qsmdl.validation import check_positive
 
@@ -52,9 +51,7 @@ def explain_large_scales(
     doubt (chosen on 21 simulated scans: docs/final-solve.md). Raises InputError for a total field, or maps of another shape.
     """
     check_positive(stiffness=stiffness)
-    for name, given in (("chi_ppm", chi_ppm), ("ringing_ppm", ringing_ppm)):
-        if given is not None and tuple(given.shape) != field.geometry.shape:
-            raise InputError(f"{name} is {tuple(given.shape)}, but the field map is {field.geometry.shape}. Give both on one grid.")
+    check_same_grid(field, chi_ppm=chi_ppm, ringing_ppm=ringing_ppm)
     problem = Problem.of(field, padding=padding)
     correction, unexplained = _correction(problem, chi_ppm if ringing_ppm is None else chi_ppm + ringing_ppm, stiffness, n_iterations)
     found = torch.where(field.mask, chi_ppm, 0.0)
@@ -72,7 +69,7 @@ def _correction(problem: Problem, explained_ppm: Tensor, stiffness: float, n_ite
     """The correction in ppm on the working grid [x, y, z], and the share of the smooth field that it leaves."""
     grid, gradient, misfit = problem.grid, problem.gradient, Misfit.of(problem, explained_ppm)
     mask, power = misfit.mask, grid.gradient_power()
-    joined = (gradient.apply_forward(mask) == 0) & (mask > 0)  # differences between two voxels of the mask
+    joined = misfit.joined
     stiff = stiffness * math.prod(grid.field.geometry.voxel_size_mm) ** (4 / 3)
 
     def laplacian(v: Tensor) -> Tensor:

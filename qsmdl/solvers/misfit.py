@@ -6,13 +6,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qsmdl.errors import InputError
 from qsmdl.physics.fourier import irfft3, multiply_spectrum, rfft3
+from qsmdl.scan import FieldMap
 from qsmdl.solvers.krylov import cg
 from qsmdl.solvers.problem import Problem
 
 _ROBUST = 3 * 1.4826
 """Residuals beyond three standard deviations, as their median tells them, pull no harder (Huber 1964): near strong sources the field of a scan is not
 that of any susceptibility on its grid."""
+
+
+def check_same_grid(field: FieldMap, **maps: Tensor | None) -> None:
+    """Raises InputError naming the first map that is not on the field map's grid; None is no map."""
+    for name, given in maps.items():
+        if given is not None and tuple(given.shape) != field.geometry.shape:
+            raise InputError(f"{name} is {tuple(given.shape)}, but the field map is {field.geometry.shape}. Give both on one grid.")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,6 +42,18 @@ class Misfit:
         grid, dipole = problem.grid, problem.grid.dipole()
         values = (problem.data - _field_of(grid.place(chi_ppm), dipole)) * (problem.weight > 0)
         return cls(problem, values, problem.weight.square() * _bounded_pull(values, problem.inside), dipole, problem.mask.to(values.dtype))
+
+    @property
+    def joined(self) -> Tensor:
+        """Which differences to the next voxel are between two voxels of the mask, bool [3, x, y, z]."""
+        return (self.problem.gradient.apply_forward(self.mask) == 0) & (self.mask > 0)
+
+    def on_field_map(self, correction: Tensor) -> Tensor:
+        """A correction [x, y, z] of this grid on the field map's, 0 outside the mask."""
+        grid = self.problem.grid
+        whole = correction.new_zeros(grid.field.geometry.shape)
+        whole[grid.box] = correction[grid.inner]
+        return torch.where(grid.field.mask, whole, 0.0)
 
     def correct(self, penalty: Callable[[Tensor], Tensor], spectrum: Tensor, *, n_iterations: int, tolerance: float) -> Tensor:
         """The d [x, y, z], 0 outside the mask, that minimises ||w (D d - values)||^2 + <d, penalty(d)>, by preconditioned conjugate gradients.

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from qsmdl.errors import InputError
 from qsmdl.scan import FieldMap
 from qsmdl.solvers.fine_scales import fine_damping
-from qsmdl.solvers.misfit import Misfit
+from qsmdl.solvers.misfit import Misfit, check_same_grid
 from qsmdl.solvers.problem import Problem
 from qsmdl.validation import check_positive
 
@@ -43,13 +42,11 @@ def structure_correction(
     """
     weight = fine_damping(field) if stiffness_mm2 is None else stiffness_mm2
     check_positive(stiffness_mm2=weight, edge_ppm_per_mm=edge_ppm_per_mm)
-    for name, given in (("chi_ppm", chi_ppm), ("ringing_ppm", ringing_ppm)):
-        if given is not None and tuple(given.shape) != field.geometry.shape:
-            raise InputError(f"{name} is {tuple(given.shape)}, but the field map is {field.geometry.shape}. Give both on one grid.")
+    check_same_grid(field, chi_ppm=chi_ppm, ringing_ppm=ringing_ppm)
     problem = Problem.of(field, padding=padding)
     misfit = Misfit.of(problem, chi_ppm if ringing_ppm is None else chi_ppm + ringing_ppm)
     grid, gradient, mask = problem.grid, problem.gradient, misfit.mask
-    joined = (gradient.apply_forward(mask) == 0) & (mask > 0)  # differences between two voxels of the mask
+    joined = misfit.joined
     steps = gradient.apply_forward(grid.place(chi_ppm)).div_(edge_ppm_per_mm).square_()
     stiff = (weight / steps.add_(1.0) + _LEAST_STIFFNESS_MM2) * joined
 
@@ -58,6 +55,4 @@ def structure_correction(
 
     mean = float(stiff.sum() / joined.sum().clamp(min=1))
     found = misfit.correct(penalty, grid.gradient_power().mul_(mean).add_(_DAMPING), n_iterations=n_iterations, tolerance=_TOLERANCE)
-    correction = torch.zeros_like(chi_ppm)
-    correction[grid.box] = found[grid.inner]
-    return torch.where(field.mask, correction, 0.0)
+    return misfit.on_field_map(found)
