@@ -3,7 +3,8 @@
     python benchmarks/ablations.py OUT                                   # the shipped weights; prints the tables of docs/flagship.md
     python benchmarks/ablations.py OUT --weights RUN/weights.safetensors --phantoms 4 --snr 100 1000
 
-Nothing is trained anew: a network that had never seen the thing might make up for it. Heads and start are those of benchmarks/ladder.py.
+Two tables: of the network's own map, and of that map as `flagship` ends. Nothing is trained anew: a network that had never seen the thing might
+make up for it (benchmarks/arms.sh). Heads and start are those of benchmarks/ladder.py.
 """
 
 import argparse
@@ -17,13 +18,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from ladder import differences, read_options, score, table
+from ladder import differences, final_solve, read_options, score, table
 from torch import Tensor
 
 from qsmdl.adaptation.ensemble import run_ensemble, views_of
 from qsmdl.challenge.cases import field_of
 from qsmdl.challenge.heldout import held_out_head
-from qsmdl.data.inputs import NetworkInputs, paste, prepare_inputs
+from qsmdl.data.inputs import NetworkInputs, paste, prepare_inputs, ringing_of
 from qsmdl.data.recipe import render_phantom, scan_phantom
 from qsmdl.data.symmetry import parse_symmetries
 from qsmdl.methods import load_network
@@ -56,6 +57,8 @@ def variants(network: Any, inputs: NetworkInputs) -> Iterator[tuple[str, Tensor]
     yield "no magnitude", network(*dataclasses.replace(inputs, magnitude=None).arguments)
     with without_data(unrolled):
         yield "no data term", network(*inputs.arguments)
+    with patch.multiple(unrolled, final_cg=unrolled.n_cg):
+        yield "data consistency inside the network (final_cg)", network(*inputs.arguments)
     for n_steps in range(1, unrolled.n_steps):
         with patch.multiple(unrolled, n_steps=n_steps):
             yield f"stopped after step {n_steps} of {len(unrolled.proximal)}", network(*inputs.arguments)
@@ -76,12 +79,17 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             scan, truth = scan_phantom(head.recipe, head.at(snr), phantom)
             field, fed, _ = prior.corrected(field_of(scan), scan)
             inputs = prepare_inputs(field, prior, fed)
+            ringing = ringing_of(inputs, prior, field)
             begun = time.perf_counter()
             for name, chi in variants(network, inputs):
-                seconds = time.perf_counter() - begun
-                metrics = score(paste(chi, inputs, field), truth)
-                rows.append({"method": name, "phantom": number, "snr": snr, "seconds": seconds, "metrics": metrics})
-                print(head.at(snr).name, name, metrics["rmse"], flush=True)
+                own = paste(chi, inputs, field)
+                alone = time.perf_counter() - begun
+                ended = final_solve(own, field, ringing)[0]
+                whole = time.perf_counter() - begun
+                for end, found, seconds in (("alone", own, alone), ("final solve", ended, whole)):
+                    metrics = score(found, truth)
+                    rows.append({"method": name, "end": end, "phantom": number, "snr": snr, "seconds": seconds, "metrics": metrics})
+                    print(head.at(snr).name, name, end, metrics["rmse"], flush=True)
                 begun = time.perf_counter()
     return rows
 
@@ -92,9 +100,11 @@ def main() -> None:
     arguments = read_options(parser, phantoms=2, snr=[100.0])
     with torch.no_grad():
         rows = run(arguments)
-    print(table(rows))
-    if arguments.phantoms > 1:
-        print(differences(rows, ALL))
+    for end in dict.fromkeys(r["end"] for r in rows):
+        own = [r for r in rows if r["end"] == end]
+        print(f"\n{end}\n\n{table(own)}")
+        if arguments.phantoms > 1:
+            print(differences(own, ALL))
     (arguments.out / "ablations.json").write_text(json.dumps(rows, indent=1))
 
 

@@ -36,7 +36,7 @@ class Unrolled(nn.Module):
     adds one) or "adjoint", tau D^T W^2 rest. proximal: "unet" or "resnet" with `keywords`, and `first` for what is different in the first; shared:
     one for all steps; residual: added to its input. sees: what it is fed, of "iterate", "gradient", "residual" (W (D x - rest)), "channels" (the
     adapter's) and "geometry" (`geometry_channels`); weighted: false for W = 1 in the mask. final_cg: that many CG steps with `damping` at the end, so
-    that the map explains the data, which the challenge's truth does not (what it is worth there has not been measured).
+    that the map explains the data, which the challenge's truth does not (it does harm there: docs/flagship.md, entry 13).
 
     Instances of it: LPCNN (Lai et al., MICCAI 2020), VaNDI (Polak et al., NMR Biomed 2020; ISMRM 2019, 0319), ProxVNET (ISMRM 2020, 3198) and MoDL:
     configs/network. Sources beyond the box are those of the start: patches see their field in `rest`, and whole volumes have none.
