@@ -5,7 +5,7 @@ believed.
     python benchmarks/final_solve.py OUT --scans 0 3 17       # some of them, by number
 
 For each scan: NRMSE of the map, with its large scales corrected, with its fine ones, too, and with its structures, whether that is believed or not,
-and the share of the smooth field that is left unexplained.
+and the share of the smooth field that is left unexplained. Strong sources are left as they are (benchmarks/strong_sources.py).
 """
 
 import argparse
@@ -19,6 +19,7 @@ import torch
 from failures import VOXEL_MM, Case, cases, of_engine
 from generators import nrmse
 from ladder import classical_end, final_solve
+from torch import Tensor
 
 from qsmdl import poststeps
 from qsmdl.challenge.cases import field_of
@@ -45,6 +46,10 @@ def all_cases(seed: int) -> Iterator[Case]:
         yield Case(f"mask {depth:g} mm too small", *of_engine(seed, HEADS, *eroded))
 
 
+def _nothing(chi_ppm: Tensor, *_: Any, **__: Any) -> Tensor:
+    return torch.zeros_like(chi_ppm)
+
+
 def measure(case: Case, weights: Path | None) -> dict[str, Any]:
     network, prior, _ = load_network(weights, "flagship")
     scan, truth = render_volume(case.recipe, case.params)
@@ -56,11 +61,11 @@ def measure(case: Case, weights: Path | None) -> dict[str, Any]:
         start, ringing = paste(uncorrected.prior_ppm[:, :1], uncorrected, field), ringing_of(uncorrected, plain, field)
         inputs = prepare_inputs(field, prior, known)
         chi = paste(network(*inputs.arguments), inputs, field)
-        with patch.object(large_scales, "MOST_UNEXPLAINED", float("inf")):
+        with patch.object(large_scales, "MOST_UNEXPLAINED", float("inf")), patch.object(poststeps, "strong_source_correction", _nothing):
             made = (("start", start, ringing, classical_end), ("network", chi, ringing_of(inputs, prior, field), final_solve))
             for name, found, rings, end in made:
                 smooth = large_scales.explain_large_scales(found, field, ringing_ppm=rings)
-                with patch.object(poststeps, "structure_correction", lambda chi, *_, **__: torch.zeros_like(chi)):
+                with patch.object(poststeps, "structure_correction", _nothing):
                     both = end(found, field, rings)[0]
                 maps = dict(zip(COLUMNS, (found, smooth.chi_ppm, both, end(found, field, rings)[0]), strict=True))
                 row[name] = {key: nrmse(v, truth.chi_ppm, truth.mask) for key, v in maps.items()} | {"unexplained": smooth.unexplained}

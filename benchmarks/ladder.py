@@ -56,9 +56,10 @@ def final_solve(chi_ppm: Tensor, field: FieldMap, ringing_ppm: Tensor | None) ->
 
 
 def classical_end(start_ppm: Tensor, field: FieldMap, ringing_ppm: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-    """Total variation that has lost its ringing as it ends with unring, large_scales, fine_scales and structures, and its doubts."""
+    """Total variation that has lost its ringing as it ends with every step of `PostSteps` after the inversion, and its doubts."""
     raw = ChiMap(field.geometry, start_ppm + ringing_ppm, field.mask, Outcome(1, "start", 0.0))
-    found = run_with_steps(lambda: raw, field, PostSteps(unring=True, large_scales=True, fine_scales=True, structures=True), "", None)
+    steps = PostSteps(unring=True, strong_sources=True, large_scales=True, fine_scales=True, structures=True)
+    found = run_with_steps(lambda: raw, field, steps, "", None)
     return found.chi_ppm, found.outcome.doubts
 
 

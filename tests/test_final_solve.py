@@ -8,9 +8,10 @@ from qsmdl.io.weights import save_weights
 from qsmdl.methods import flagship
 from qsmdl.networks.build import build_network
 from qsmdl.physics.unring import unring
-from qsmdl.solvers import large_scales
+from qsmdl.solvers import large_scales, strong_sources
 from qsmdl.solvers.fine_scales import fine_correction
 from qsmdl.solvers.large_scales import explain_large_scales
+from qsmdl.solvers.strong_sources import strong_source_correction
 from qsmdl.solvers.structures import structure_correction
 from qsmdl.solvers.tv import nltv
 
@@ -54,6 +55,15 @@ def test_the_final_solve_knows_of_the_ringing_that_the_start_lost(sample_field, 
     torch.testing.assert_close(found, fine + structures, atol=1e-6, rtol=1e-5)
     assert float((found - smooth).abs().max()) > 1e-3
     assert float(structures.abs().max()) > 1e-4
+
+
+@pytest.mark.usefixtures("believed")
+def test_strong_sources_are_mended_before_the_large_scales(sample_field, weights, monkeypatch):
+    monkeypatch.setattr(strong_sources, "STRONG_PPM", 0.05)  # heads of 5 mm have nothing strong
+    before, after = (flagship(sample_field, checkpoint=weights, final_solve=on).chi_ppm for on in (False, True))
+    correction = strong_source_correction(before, sample_field)
+    assert torch.equal(after, explain_large_scales(before + correction, sample_field).chi_ppm)
+    assert float(correction.abs().max()) > 1e-3
 
 
 def test_a_final_solve_that_explains_too_little_is_told(sample_field, weights, monkeypatch, caplog):

@@ -16,6 +16,7 @@ from qsmdl.solvers import large_scales
 from qsmdl.solvers.direct import tkd
 from qsmdl.solvers.fine_scales import fine_correction
 from qsmdl.solvers.large_scales import explain_large_scales
+from qsmdl.solvers.strong_sources import strong_source_correction
 from qsmdl.solvers.structures import structure_correction
 from qsmdl.solvers.tv import tv
 
@@ -195,8 +196,27 @@ def test_structures_stay_where_the_large_scales_cannot_be_explained(field, monke
     assert len(told.outcome.doubts) == 1
 
 
-@pytest.mark.parametrize("step", ["fine_scales", "structures"])
-def test_later_corrections_alone_are_refused(step):
+@pytest.mark.parametrize("unringing", [False, True])
+def test_strong_sources_are_corrected_before_the_large_scales(field, unringing, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", float("inf"))
+    raw = made_up(field, strength=0.5).chi_ppm
+    start = unring(raw) if unringing else raw
+    ringing = raw - start
+    mended = start + strong_source_correction(start, field, ringing_ppm=ringing)
+    found = Method("made_up", made_up, strength=0.5, unring=unringing, strong_sources=True, large_scales=True)(field).chi_ppm
+    assert torch.equal(found, explain_large_scales(mended, field, ringing_ppm=ringing).chi_ppm)
+    assert float((mended - start).abs().max()) > 0.1
+
+
+def test_strong_sources_stay_where_the_large_scales_cannot_be_explained(field, monkeypatch):
+    monkeypatch.setattr(large_scales, "MOST_UNEXPLAINED", 0.0)
+    plain, told = (Method("made_up", made_up, strength=0.5, large_scales=on, strong_sources=on)(field) for on in (False, True))
+    assert torch.equal(told.chi_ppm, plain.chi_ppm)
+    assert len(told.outcome.doubts) == 1
+
+
+@pytest.mark.parametrize("step", ["strong_sources", "fine_scales", "structures"])
+def test_corrections_without_the_large_scales_are_refused(step):
     with pytest.raises(InputError, match=rf"mine\.{step} is true, but mine\.large_scales is false"):
         Method("mine", made_up, **{step: True})
 

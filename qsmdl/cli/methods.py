@@ -22,6 +22,7 @@ _ENTRY = re.compile(r"(?P<key>[A-Za-z_]\w*):(?P<value>.*?)(?:\s#\s*(?P<comment>.
 _OF_EVERY_METHOD = {
     "crop_phase": "correct the scan's phases for the crop of its k-space first (docs/crop-phase.md)",
     "unring": "removal of ringing after the inversion (docs/unring.md)",
+    "strong_sources": "correction of calcifications and haemorrhages, before the large scales; needs large_scales (docs/final-solve.md)",
     "large_scales": "smooth correction that explains the field, at the end (docs/final-solve.md)",
     "fine_scales": "and the fine scales, before ringing is removed; needs large_scales (docs/final-solve.md)",
     "structures": "and the means of its structures, last; needs large_scales (docs/final-solve.md)",

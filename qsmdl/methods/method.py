@@ -2,8 +2,9 @@
 
 A method is a function of a `FieldMap` (first argument) and keywords, returning a `ChiMap`. Four keywords are not settings but are handed over where
 a method asks for them: `scan` (all echoes), `orientations` (field maps of the same head at other orientations to B0, on the same grid), `on_step`
-(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Seven settings are not the
-function's but every method's: `crop_phase`, `unring`, `large_scales`, `fine_scales`, `structures`, `select` and `select_candidates` (`poststeps`).
+(called with step and value, for progress) and `state_path` (where an interrupted method saves what it needs to go on). Eight settings are not the
+function's but every method's: `crop_phase`, `unring`, `strong_sources`, `large_scales`, `fine_scales`, `structures`, `select` and `select_candidates`
+(`poststeps`).
 """
 
 import dataclasses

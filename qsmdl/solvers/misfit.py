@@ -72,6 +72,15 @@ class Misfit:
         target = _field_of(self.weight * self.values, self.dipole).mul_(self.mask)
         return cg(normal, target, n_iterations=n_iterations, tolerance=tolerance, precondition=precondition).x
 
+    def correct_within(self, scale: Tensor, damping: float, *, n_iterations: int, tolerance: float) -> Tensor:
+        """The d = scale z [x, y, z] that minimises ||w (D d - values)||^2 + damping ||z||^2, by conjugate gradients; 0 where the scale is."""
+
+        def normal(z: Tensor) -> Tensor:
+            return _field_of(self.weight * _field_of(scale * z, self.dipole), self.dipole).mul_(scale).add_(z, alpha=damping)
+
+        target = _field_of(self.weight * self.values, self.dipole).mul_(scale)
+        return cg(normal, target, n_iterations=n_iterations, tolerance=tolerance).x.mul_(scale)
+
     def left(self, correction: Tensor) -> Tensor:
         """The misfit after a correction, [x, y, z]."""
         return self.values - _field_of(correction, self.dipole)

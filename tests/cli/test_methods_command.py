@@ -83,7 +83,7 @@ def test_units_and_sources_come_from_the_yaml(own):
     assert method_files()["blunt"] == own / "method" / "blunt.yaml"
     found = {keyword.name: keyword for keyword in keywords_of(own / "method" / "blunt.yaml")}
     assert (found["limit"].default, found["limit"].comment) == ("0.3", "of |D|, chosen by eye")
-    steps = ["crop_phase", "unring", "large_scales", "fine_scales", "structures"]
+    steps = ["crop_phase", "unring", "strong_sources", "large_scales", "fine_scales", "structures"]
     assert list(found) == ["limit", *steps]
     (own / "method" / "blunt.yaml").write_text("# @package method.blunt\n_target_: blunt_methods.blunt\n")
     defaults = [(keyword.name, keyword.default) for keyword in keywords_of(own / "method" / "blunt.yaml")]
