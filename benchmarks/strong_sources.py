@@ -37,6 +37,8 @@ def _nothing(chi_ppm: Tensor, *_: Any, **__: Any) -> Tensor:
 
 def variants(distrusts: list[float]) -> Iterator[tuple[str, Callable[..., Tensor]]]:
     yield "as it is", _nothing
+    if not distrusts:
+        yield "corrected", strong_source_correction
     for value in distrusts:
         yield f"distrust {1000 * value:g} ppb", functools.partial(strong_source_correction, distrust_ppm=value)
 
@@ -61,7 +63,7 @@ def maps_of(scan: Scan, weights: Path, distrusts: list[float]) -> Iterator[tuple
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="the shipped flagship by default")
-    parser.add_argument("--distrust", type=float, nargs="+", default=[0.05], help="in ppm")
+    parser.add_argument("--distrust", type=float, nargs="+", default=[], help="in ppm; by default as the pipeline has it")
     arguments = read_options(parser, phantoms=8, snr=[30.0, 100.0, 1000.0])
     weights = arguments.weights or shipped_weights("flagship")
     made_from = {"weights": file_digest(weights), "distrust": arguments.distrust, "seed": arguments.seed, "voxel_size": arguments.voxel_size}

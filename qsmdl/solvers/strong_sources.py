@@ -1,5 +1,7 @@
 """The strong sources of a finished map: a correction in and around them, in proportion to them, so that they explain the field."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, max_pool3d
@@ -7,17 +9,37 @@ from torch.nn.functional import avg_pool3d, max_pool3d
 from qsmdl.scan import FieldMap
 from qsmdl.solvers.misfit import Misfit, check_same_grid
 from qsmdl.solvers.problem import Problem
+from qsmdl.solvers.weights import median_noise_ppm
 from qsmdl.validation import check_positive
 
 STRONG_PPM = 0.5
 """Beyond every tissue and vein: calcifications and haemorrhages."""
 _REACH_VOXELS = 3
+_RELATIVE_ERROR = 0.2
+"""How far a map is from the truth at a strong source, as a share of it."""
+_MODEL_ERROR_PPM = 5e-3
+"""By how much the field errs beside one without any noise: it is that of no map on its grid."""
+_NOISE_BESIDE = 3.2
+"""Noise beside one over the median in the mask: echoes are lost there."""
 _TOLERANCE = 1e-3
+
+
+def distrust(field: FieldMap) -> float:
+    """sqrt(5^2 + (3.2 sigma)^2) ppb over a relative error of 0.2, in ppm; sigma as for `fine_damping`. Chosen on three development heads at SNR 30,
+    100 and 1000 (docs/flagship.md, entry 14).
+    """
+    return math.hypot(_MODEL_ERROR_PPM, _NOISE_BESIDE * median_noise_ppm(field)) / _RELATIVE_ERROR
 
 
 @torch.no_grad()
 def strong_source_correction(
-    chi_ppm: Tensor, field: FieldMap, *, ringing_ppm: Tensor | None = None, distrust_ppm: float = 0.05, n_iterations: int = 30, padding: float = 1.5
+    chi_ppm: Tensor,
+    field: FieldMap,
+    *,
+    ringing_ppm: Tensor | None = None,
+    distrust_ppm: float | None = None,
+    n_iterations: int = 30,
+    padding: float = 1.5,
 ) -> Tensor:
     """The d [x, y, z] in ppm, 0 but for voxels within three of a strong source (|chi| > 0.5 ppm) and in the mask, that minimises
 
@@ -27,11 +49,12 @@ def strong_source_correction(
     so what a calcification has too much of is balanced by a smooth cloud around it. An estimate errs at a strong source in proportion to it: its
     echoes are lost there, so neither its shape nor its strength is seen but from afar, where the field tells its sum (its dipole moment) best.
 
-    distrust_ppm: by how much the field errs beside such sources, over the relative error of the map; the default is 10 ppb over a fifth. Chosen on
-    development heads (docs/final-solve.md). ringing_ppm: what was taken off the map (`physics.unring`) though the field has it. Without a strong
-    source all is 0. Raises InputError for a total field, or maps of another shape.
+    distrust_ppm: by how much the field errs beside such sources, over the relative error of the map; by default `distrust`. ringing_ppm: what was
+    taken off the map (`physics.unring`) though the field has it. Without a strong source all is 0. Raises InputError for a total field, or maps of
+    another shape.
     """
-    check_positive(distrust_ppm=distrust_ppm)
+    doubted = distrust(field) if distrust_ppm is None else distrust_ppm
+    check_positive(distrust_ppm=doubted)
     check_same_grid(field, chi_ppm=chi_ppm, ringing_ppm=ringing_ppm)
     problem = Problem.of(field, padding=padding)
     strong = (chi_ppm.abs() > STRONG_PPM) & field.mask
@@ -41,4 +64,4 @@ def strong_source_correction(
     near = max_pool3d(strong[None, None].to(chi_ppm.dtype), 2 * _REACH_VOXELS + 1, 1, _REACH_VOXELS)[0, 0]
     size = avg_pool3d((chi_ppm * field.mask).square()[None, None], 3, 1, 1)[0, 0].sqrt()
     scale = problem.grid.place(near * size) * misfit.mask
-    return misfit.on_field_map(misfit.correct_within(scale, distrust_ppm**2, n_iterations=n_iterations, tolerance=_TOLERANCE))
+    return misfit.on_field_map(misfit.correct_within(scale, doubted**2, n_iterations=n_iterations, tolerance=_TOLERANCE))

@@ -1,6 +1,7 @@
 """The correction of calcifications and haemorrhages, in proportion to them."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from qsmdl.scan import FieldMap, Geometry, Outcome
 from qsmdl.solvers import large_scales, strong_sources
 from qsmdl.solvers.large_scales import explain_large_scales
 from qsmdl.solvers.problem import Problem
-from qsmdl.solvers.strong_sources import strong_source_correction
+from qsmdl.solvers.strong_sources import distrust, strong_source_correction
 
 GEOMETRY = Geometry((7, 8, 6), (1.0, 1.2, 1.5), b0_direction=(0.0, 0.6, 0.8))
 HEAD = Geometry((44, 44, 44))
@@ -87,6 +88,16 @@ def test_more_distrust_moves_it_less(head):
     wrong = torch.where(stone, 1.2 * chi, chi)
     moved = [float(strong_source_correction(wrong, field, distrust_ppm=v)[stone].sum()) for v in (0.05, 0.5, 10.0)]
     assert moved[0] > 1.2 * moved[1] > 10 * moved[2] > 0
+
+
+def test_noise_makes_for_distrust(head):
+    chi, field, _ = head
+    noisy = dataclasses.replace(field, noise_ppm=torch.full(HEAD.shape, 1e-2))
+    assert distrust(field) == pytest.approx(math.hypot(0.005, 3.2 * 8e-4) / 0.2)
+    assert distrust(noisy) == pytest.approx(math.hypot(0.005, 0.032) / 0.2)
+    for given in (field, noisy):
+        told = strong_source_correction(1.2 * chi, given, distrust_ppm=distrust(given))
+        assert torch.equal(strong_source_correction(1.2 * chi, given), told)
 
 
 def test_it_is_the_minimum(monkeypatch):
