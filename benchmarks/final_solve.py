@@ -18,8 +18,7 @@ from unittest.mock import patch
 import torch
 from failures import VOXEL_MM, Case, cases, of_engine
 from generators import nrmse
-from ladder import classical_end, final_solve
-from torch import Tensor
+from ladder import classical_end, final_solve, no_correction
 
 from qsmdl import poststeps
 from qsmdl.challenge.cases import field_of
@@ -46,10 +45,6 @@ def all_cases(seed: int) -> Iterator[Case]:
         yield Case(f"mask {depth:g} mm too small", *of_engine(seed, HEADS, *eroded))
 
 
-def _nothing(chi_ppm: Tensor, *_: Any, **__: Any) -> Tensor:
-    return torch.zeros_like(chi_ppm)
-
-
 def measure(case: Case, weights: Path | None) -> dict[str, Any]:
     network, prior, _ = load_network(weights, "flagship")
     scan, truth = render_volume(case.recipe, case.params)
@@ -61,11 +56,11 @@ def measure(case: Case, weights: Path | None) -> dict[str, Any]:
         start, ringing = paste(uncorrected.prior_ppm[:, :1], uncorrected, field), ringing_of(uncorrected, plain, field)
         inputs = prepare_inputs(field, prior, known)
         chi = paste(network(*inputs.arguments), inputs, field)
-        with patch.object(large_scales, "MOST_UNEXPLAINED", float("inf")), patch.object(poststeps, "strong_source_correction", _nothing):
+        with patch.object(large_scales, "MOST_UNEXPLAINED", float("inf")), patch.object(poststeps, "strong_source_correction", no_correction):
             made = (("start", start, ringing, classical_end), ("network", chi, ringing_of(inputs, prior, field), final_solve))
             for name, found, rings, end in made:
                 smooth = large_scales.explain_large_scales(found, field, ringing_ppm=rings)
-                with patch.object(poststeps, "structure_correction", _nothing):
+                with patch.object(poststeps, "structure_correction", no_correction):
                     both = end(found, field, rings)[0]
                 maps = dict(zip(COLUMNS, (found, smooth.chi_ppm, both, end(found, field, rings)[0]), strict=True))
                 row[name] = {key: nrmse(v, truth.chi_ppm, truth.mask) for key, v in maps.items()} | {"unexplained": smooth.unexplained}

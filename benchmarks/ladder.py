@@ -63,6 +63,11 @@ def classical_end(start_ppm: Tensor, field: FieldMap, ringing_ppm: Tensor) -> tu
     return found.chi_ppm, found.outcome.doubts
 
 
+def no_correction(chi_ppm: Tensor, *_: Any, **__: Any) -> Tensor:
+    """In the place of a correction [x, y, z] that is to be left out."""
+    return torch.zeros_like(chi_ppm)
+
+
 def score(chi_ppm: Tensor, truth: Truth) -> Scores:
     return dict(official(as_volumes(chi_ppm.numpy(), truth.chi_ppm.numpy(), truth.mask.numpy(), truth.labels.numpy())))
 

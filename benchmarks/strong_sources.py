@@ -11,11 +11,10 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
-from ladder import classical_end, final_solve, read_options, score, table
+from ladder import classical_end, final_solve, no_correction, read_options, score, table
 from torch import Tensor
 
 from qsmdl import poststeps
@@ -31,12 +30,8 @@ from qsmdl.scan import Scan
 from qsmdl.solvers.strong_sources import strong_source_correction
 
 
-def _nothing(chi_ppm: Tensor, *_: Any, **__: Any) -> Tensor:
-    return torch.zeros_like(chi_ppm)
-
-
 def variants(distrusts: list[float]) -> Iterator[tuple[str, Callable[..., Tensor]]]:
-    yield "as it is", _nothing
+    yield "as it is", no_correction
     if not distrusts:
         yield "corrected", strong_source_correction
     for value in distrusts:
