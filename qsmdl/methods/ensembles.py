@@ -68,7 +68,7 @@ def flagship(
     scan: for networks that are fed the magnitude or the echoes. checkpoint: a safetensors file of train.py, None for the shipped flagship.
     symmetries: "identity", or one or more of flip_x, flip_y, flip_z and sign joined by "+" (`data.symmetry`); the network is run once for each.
     uncertainty: keep the standard deviation, which needs two symmetries at least (docs/adaptation.md tells what it does not see). final_solve:
-    correct the mean smoothly at the end, so that its large scales explain the field (`solvers.large_scales`), with the ringing that the start lost.
+    correct the mean at the end, so that it explains the field together with the ringing that the start lost (`poststeps.consistent`).
     """
     members = _members(symmetries, uncertainty)
     network, prior, card = load_network(checkpoint, "flagship")

@@ -73,7 +73,10 @@ class Misfit:
         return cg(normal, target, n_iterations=n_iterations, tolerance=tolerance, precondition=precondition).x
 
     def correct_within(self, scale: Tensor, damping: float, *, n_iterations: int, tolerance: float) -> Tensor:
-        """The d = scale z [x, y, z] that minimises ||w (D d - values)||^2 + damping ||z||^2, by conjugate gradients; 0 where the scale is."""
+        """The d = scale z [x, y, z] that minimises ||w (D d - values)||^2 + damping ||z||^2, by conjugate gradients; 0 where the scale is.
+
+        scale: [x, y, z], a d of what size in ppm costs the damping once, 0 outside the mask; damping: in ppm^2.
+        """
 
         def normal(z: Tensor) -> Tensor:
             return _field_of(self.weight * _field_of(scale * z, self.dipole), self.dipole).mul_(scale).add_(z, alpha=damping)

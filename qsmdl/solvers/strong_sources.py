@@ -15,20 +15,18 @@ from qsmdl.validation import check_positive
 STRONG_PPM = 0.5
 """Beyond every tissue and vein: calcifications and haemorrhages."""
 _REACH_VOXELS = 3
-_RELATIVE_ERROR = 0.2
-"""How far a map is from the truth at a strong source, as a share of it."""
-_MODEL_ERROR_PPM = 5e-3
-"""By how much the field errs beside one without any noise: it is that of no map on its grid."""
-_NOISE_BESIDE = 3.2
-"""Noise beside one over the median in the mask: echoes are lost there."""
+_LEAST_DISTRUST_PPM = 0.025
+"""Without any noise: beside a strong source the field of a scan is that of no map on its grid."""
+_DISTRUST_PER_NOISE = 16.0
+"""Echoes are lost beside one, so noise is several times the median, and the map's relative error is well below 1."""
 _TOLERANCE = 1e-3
 
 
 def distrust(field: FieldMap) -> float:
-    """sqrt(5^2 + (3.2 sigma)^2) ppb over a relative error of 0.2, in ppm; sigma as for `fine_damping`. Chosen on three development heads at SNR 30,
-    100 and 1000 (docs/flagship.md, entry 14).
+    """In ppm: sqrt(25^2 + (16 sigma)^2) ppb, sigma as for `fine_damping`. Chosen on development heads at SNR 30, 100 and 1000 (docs/flagship.md,
+    entry 14).
     """
-    return math.hypot(_MODEL_ERROR_PPM, _NOISE_BESIDE * median_noise_ppm(field)) / _RELATIVE_ERROR
+    return math.hypot(_LEAST_DISTRUST_PPM, _DISTRUST_PER_NOISE * median_noise_ppm(field))
 
 
 @torch.no_grad()

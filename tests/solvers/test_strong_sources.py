@@ -93,8 +93,8 @@ def test_more_distrust_moves_it_less(head):
 def test_noise_makes_for_distrust(head):
     chi, field, _ = head
     noisy = dataclasses.replace(field, noise_ppm=torch.full(HEAD.shape, 1e-2))
-    assert distrust(field) == pytest.approx(math.hypot(0.005, 3.2 * 8e-4) / 0.2)
-    assert distrust(noisy) == pytest.approx(math.hypot(0.005, 0.032) / 0.2)
+    assert distrust(field) == pytest.approx(math.hypot(0.025, 16 * 8e-4))
+    assert distrust(noisy) == pytest.approx(math.hypot(0.025, 0.16))
     for given in (field, noisy):
         told = strong_source_correction(1.2 * chi, given, distrust_ppm=distrust(given))
         assert torch.equal(strong_source_correction(1.2 * chi, given), told)
