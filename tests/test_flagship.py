@@ -6,19 +6,22 @@ import logging
 
 import pytest
 import torch
-from small_flagship import save
+from small_flagship import NETWORK, save
 
 from qsmdl.about import About
-from qsmdl.adaptation.fine import FineInterrupted
+from qsmdl.adaptation.fidelity import echo_fidelity, field_fidelity
+from qsmdl.adaptation.fine import FineInterrupted, FineSettings
 from qsmdl.challenge.guard import admit
 from qsmdl.cli.build import method_from_command_line, methods_with_weights, runnable_methods
 from qsmdl.cli.main import main
-from qsmdl.data.inputs import prepare_inputs
+from qsmdl.data.inputs import Prior, prepare_inputs
 from qsmdl.data.symmetry import Symmetry
 from qsmdl.errors import InputError
 from qsmdl.io.weights import load_weights
 from qsmdl.methods import SHIPPED_WEIGHTS, Method, fine, flagship, flagship_fine, load_network, unet
+from qsmdl.methods.fitting import Fit
 from qsmdl.methods.weights import shipped_weights
+from qsmdl.networks.build import build_network
 from qsmdl.scan import ChiMap
 from qsmdl.solvers import large_scales
 
@@ -86,6 +89,21 @@ def test_the_fit_goes_before_the_mean(sample, sample_field, weights):
     again = flagship_fine(sample_field, scan=sample[0], checkpoint=weights, final_solve=False, **FIT | {"n_steps": 1, "learning_rate": 1e-9})
     torch.testing.assert_close(again.chi_ppm, plain.chi_ppm, atol=1e-5, rtol=1e-3)
     assert fitted.outcome.residual < 0.99 * again.outcome.residual  # of the means, by the measured echoes
+
+
+@pytest.mark.parametrize("kind", ["echoes", "field"])
+def test_ringing_that_the_start_lost_counts_as_explained_in_the_fit(kind, sample, sample_field):
+    """A map like its start explains what total variation explained, and is not asked for the ringing back."""
+    network, prior = build_network(NETWORK), Prior(start="tv")
+    fit = Fit.of((network, prior, {}), sample_field, sample[0], kind, FineSettings())
+    start, ringing = fit.inputs.prior_ppm[:, :1], fit.inputs.prior_ppm[:, 1:2]
+    assert float(ringing.abs().max()) > 1e-3
+    box, geometry = fit.inputs.box, fit.inputs.geometry
+    bare = echo_fidelity(sample[0], sample_field, box, geometry) if kind == "echoes" else field_fidelity(sample_field, box, geometry)
+    torch.testing.assert_close(fit.fidelity(start).loss, bare(start + ringing).loss, rtol=1e-3, atol=0)
+    assert float(fit.fidelity(start).loss) < 0.9 * float(bare(start).loss)
+    assert fit.identity["ringing"]
+    assert not Fit.of((network, Prior(), {}), sample_field, sample[0], kind, FineSettings()).identity["ringing"]
 
 
 def test_an_interrupted_fit_of_the_flagship_goes_on(tmp_path, sample, sample_field, weights, monkeypatch):

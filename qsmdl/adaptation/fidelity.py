@@ -64,19 +64,20 @@ class Fidelity:
         whitened = None if self.noise_scale is None else loss.detach() * self.noise_scale**2 / len(self.radians_per_ppm)
         return Misfit(loss, whitened)
 
+    def beside(self, known_ppm: Tensor) -> "Fidelity":
+        """The fidelity of maps that lack a known part of the susceptibility, [1, 1, x, y, z] in ppm: the data less the field of that part."""
+        field = self.dipole(known_ppm)[0, 0]
+        c = field.new_tensor(self.radians_per_ppm)[:, None, None, None]
+        return self._of(self.dipole, self.phase_rad - c * field, self.weight, self.mask, self.field_ppm - field)
+
     def to(self, device: torch.device | str) -> "Fidelity":
         """The same fidelity on a device."""
-        moved = (v.to(device) for v in (self.phase_rad, self.weight, self.mask))
-        phase, weight, mask = moved
+        phase, weight, mask, field = (v.to(device) for v in (self.phase_rad, self.weight, self.mask, self.field_ppm))
+        return self._of(self.dipole.to(device), phase, weight, mask, field)
+
+    def _of(self, dipole: Dipole, phase_rad: Tensor, weight: Tensor, mask: Tensor, field_ppm: Tensor) -> "Fidelity":
         return Fidelity(
-            self.dipole.to(device),
-            phase,
-            weight,
-            mask,
-            self.radians_per_ppm,
-            self.field_ppm.to(device),
-            noise_scale=self.noise_scale,
-            free_offset=self.free_offset,
+            dipole, phase_rad, weight, mask, self.radians_per_ppm, field_ppm, noise_scale=self.noise_scale, free_offset=self.free_offset
         )
 
 

@@ -230,6 +230,10 @@ class NetworkInputs:
         """In the order of `PpmAdapter.forward`."""
         return self.field_ppm, self.prior_ppm, self.mask, self.weight, self.magnitude, self.physics
 
+    def ringing_ppm(self, prior: Prior) -> Tensor | None:
+        """The ringing that was removed from the start, [1, 1, x, y, z]; None for a start from which none was."""
+        return self.prior_ppm[:, 1:2] if prior.start == "tv" else None
+
 
 def bounding_box(mask: Tensor, margin: int = 0) -> tuple[slice, slice, slice]:
     """The box around the voxels of a mask [x, y, z], grown by a margin inside the grid."""
@@ -265,7 +269,8 @@ def _physics(field: FieldMap, scan: Scan | None, prior: Prior, box: tuple[slice,
 
 def ringing_of(inputs: NetworkInputs, prior: Prior, field: FieldMap) -> Tensor | None:
     """The ringing that was removed from the start, in ppm on the whole grid [x, y, z]; None for a start from which none was."""
-    return paste(inputs.prior_ppm[:, 1:2], inputs, field) if prior.start == "tv" else None
+    ringing = inputs.ringing_ppm(prior)
+    return None if ringing is None else paste(ringing, inputs, field)
 
 
 def paste(chi_ppm: Tensor, inputs: NetworkInputs, field: FieldMap) -> Tensor:

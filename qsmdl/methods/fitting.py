@@ -28,8 +28,8 @@ FidelityKind = Literal["echoes", "field"]
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A network and the scan that it is fitted to, corrected as its prior wants it. prior, card: the network's; symmetries: under which it is run,
-    one a step in turn; doubts: of the correction.
+    """A network and the scan that it is fitted to, corrected as its prior wants it. prior, card: the network's; fidelity: of its map beside the ringing
+    that its start lost; symmetries: under which it is run, one a step in turn; doubts: of the correction.
     """
 
     network: PpmAdapter
@@ -65,7 +65,10 @@ class Fit:
             data = echo_fidelity(scan, field, inputs.box, inputs.geometry)
         else:
             data = field_fidelity(field, inputs.box, inputs.geometry)
-        return cls(network.to(device), prior, card, field, scan, inputs, fidelity, data.to(device), settings, tuple(symmetries), doubts)
+        data = data.to(device)
+        ringing = inputs.ringing_ppm(prior)
+        data = data if ringing is None else data.beside(ringing)
+        return cls(network.to(device), prior, card, field, scan, inputs, fidelity, data, settings, tuple(symmetries), doubts)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -76,6 +79,7 @@ class Fit:
             "weights": tensors_digest(self.network.state_dict()),
             "data": tensors_digest({"field_ppm": field.field_ppm, "mask": field.mask, **echoes}),
             "fidelity": self.fidelity_kind,
+            "ringing": self.inputs.ringing_ppm(self.prior) is not None,
             "tv_weight": self.settings.tv_weight,
             "prior_weight": self.settings.prior_weight,
             "trained": self.settings.trained,

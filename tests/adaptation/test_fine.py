@@ -72,6 +72,17 @@ def test_a_constant_of_the_field_is_free():
     assert fidelity(chi[None, None]).loss < 1e-8
 
 
+def test_a_known_part_of_the_map_is_taken_off_the_data():
+    geometry, mask, chi, field, c, phase = synthetic(noise=0.1)
+    known = 0.02 * torch.randn(1, 1, *geometry.shape)
+    fidelity = Fidelity(Dipole.of(geometry), phase, torch.rand(2, *geometry.shape) * mask, mask, c, field, noise_scale=2.0)
+    beside, rest = fidelity.beside(known), chi[None, None] - known
+    expected = fidelity(chi[None, None])
+    assert float(fidelity(rest).loss) > 1.2 * float(expected.loss)
+    torch.testing.assert_close(beside(rest).loss, expected.loss, rtol=1e-4, atol=0)
+    torch.testing.assert_close(beside(rest).whitened, expected.whitened, rtol=1e-4, atol=0)
+
+
 def test_noise_alone_has_a_whitened_variance_of_one(sample, sample_field):
     """The field that made the echoes, plus nothing: what remains is noise, and the weights know how much."""
     geometry, mask, chi, field, c, phase = synthetic(noise=0.05)
