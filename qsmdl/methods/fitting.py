@@ -28,8 +28,8 @@ FidelityKind = Literal["echoes", "field"]
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A network and the scan that it is fitted to, corrected as its prior wants it. prior, card: the network's; fidelity: of its map beside the ringing
-    that its start lost; symmetries: under which it is run, one a step in turn; doubts: of the correction.
+    """A network and the scan that it is fitted to, corrected as its prior wants it. prior, card: the network's; fidelity: of its map beside the
+    ringing that its start lost; symmetries: under which it is run, one a step in turn; doubts: of the correction.
     """
 
     network: PpmAdapter
