@@ -231,7 +231,7 @@ class NetworkInputs:
         return self.field_ppm, self.prior_ppm, self.mask, self.weight, self.magnitude, self.physics
 
     def ringing_ppm(self, prior: Prior) -> Tensor | None:
-        """The ringing that was removed from the start, [1, 1, x, y, z]; None for a start from which none was."""
+        """The ringing that was removed from the start, in ppm on the box, [1, 1, x, y, z]; None for a start from which none was."""
         return self.prior_ppm[:, 1:2] if prior.start == "tv" else None
 
 

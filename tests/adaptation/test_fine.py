@@ -73,6 +73,7 @@ def test_a_constant_of_the_field_is_free():
 
 
 def test_a_known_part_of_the_map_is_taken_off_the_data():
+    torch.manual_seed(0)
     geometry, mask, chi, field, c, phase = synthetic(noise=0.1)
     known = 0.02 * torch.randn(1, 1, *geometry.shape)
     fidelity = Fidelity(Dipole.of(geometry), phase, torch.rand(2, *geometry.shape) * mask, mask, c, field, noise_scale=2.0)
