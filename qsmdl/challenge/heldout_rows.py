@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, cast
 
 from torch import Tensor
 
@@ -35,13 +35,15 @@ _REMEDY = "choose another folder; --again NAME makes the rows of a method again"
 
 class HeldOutRow(Row):
     """A row of a held-out study. phantom: its number; traits: `HeldOutHead.traits`; slopes: signed, of the map against the truth, "deep_grey" through
-    the means of the six regions and "mask" over all voxels (1 is right, None undefined).
+    the means of the six regions and "mask" over all voxels (1 is right, None undefined); code: `code.code_digest` of what made it, absent in rows
+    of old.
     """
 
     phantom: int
     peak_snr: float
     traits: list[str]
     slopes: Scores
+    code: NotRequired[str]
 
 
 def base_of(name: str) -> str:
@@ -69,7 +71,9 @@ def slopes_of(chi_ppm: Tensor, truth: Truth) -> Scores:
 
 @dataclass(frozen=True)
 class HeldOutTask:
-    """One method on one head at one peak SNR. described: `describe_with_files` of the method; seed: of everything random in it."""
+    """One method on one head at one peak SNR. described: `describe_with_files` of the method; seed: of everything random in it;
+    code: `code.code_digest`, told in its rows. Rows of other code are not refused: not every change of it changes a map.
+    """
 
     folder: Path
     head: HeldOutHead
@@ -77,6 +81,7 @@ class HeldOutTask:
     method: Method
     described: Mapping[str, Any]
     seed: int
+    code: str
 
     @property
     def scan(self) -> str:
@@ -146,5 +151,5 @@ def run_task(
 def _told(task: HeldOutTask, row: Row, chi: ChiMap, truth: Truth) -> HeldOutRow:
     on_cpu = dataclasses.replace(chi, chi_ppm=chi.chi_ppm.cpu(), mask=chi.mask.cpu())
     told = scored(row, on_cpu.chi_ppm, truth, Scoring())
-    about = {"phantom": task.head.number, "peak_snr": task.peak_snr, "traits": list(task.head.traits)}
+    about = {"phantom": task.head.number, "peak_snr": task.peak_snr, "traits": list(task.head.traits), "code": task.code}
     return cast(HeldOutRow, {**told, **about, "slopes": slopes_of(on_cpu.chi_ppm, truth)})

@@ -46,6 +46,7 @@ _RULES = {
     "stage": (lambda value: _is_count(value) and value in (1, 2), "1 or 2"),
     "data": (_is_text, "a text"),
     "chosen": (_is_text, "a text"),
+    "code": (_is_text, "a text"),
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qsmdl.adaptation.fine import FineInterrupted
 from qsmdl.challenge.cases import field_of
+from qsmdl.challenge.code import code_digest
 from qsmdl.challenge.guard import Admission, admit
 from qsmdl.challenge.heldout import HeldOutHead, check_snrs, held_out_head
 from qsmdl.challenge.heldout_results import Results, gather
@@ -79,8 +80,8 @@ def _heads(arguments: argparse.Namespace) -> list[HeldOutHead]:
 
 def _tasks(arguments: argparse.Namespace, heads: Sequence[HeldOutHead], snrs: Sequence[float], methods: Sequence[Method]) -> list[HeldOutTask]:
     described = [(method, describe_with_files(method)) for method in methods]
-    seed, out = arguments.seed, arguments.out
-    return [HeldOutTask(out, head, snr, method, told, seed) for head in heads for snr in snrs for method, told in described]
+    seed, out, code = arguments.seed, arguments.out, code_digest()
+    return [HeldOutTask(out, head, snr, method, told, seed, code) for head in heads for snr in snrs for method, told in described]
 
 
 class _Study:

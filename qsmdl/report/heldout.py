@@ -1,6 +1,7 @@
 """The page of a held-out study in Markdown: the verdict, then every number behind it."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from qsmdl.challenge.heldout import ANISOTROPIC, OBLIQUE
@@ -15,6 +16,7 @@ _UNIT = """The phantom is the unit: a value is the mean over its peak SNRs, exce
 ([metrics.md](metrics.md)) in %, lower is better. *NAME+unring* is the very same map after the removal of ringing ([unring.md](unring.md)).
 Differences are candidate minus other, negative where the candidate is better; p are one-sided, of a signed-rank test (Wilcoxon) and of a paired t
 test."""
+_DIGITS = {"CalcStreak": 4, "DeviationFromCalcMoment": 2}
 _COMPARED = ("n", "candidate", "other", "difference", "95 % CI", "p (Wilcoxon)", "p (t)", "wins")
 
 
@@ -31,12 +33,13 @@ def _p(value: float) -> str:
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def _compared(found: Comparison | None) -> list[str]:
+def _compared(found: Comparison | None, digits: int = 2) -> list[str]:
     if found is None:
         return ["0", *[UNDEFINED] * (len(_COMPARED) - 1)]
-    interval = f"{found.low:+.2f} to {found.high:+.2f}" if math.isfinite(found.low) else UNDEFINED
+    interval = f"{found.low:+.{digits}f} to {found.high:+.{digits}f}" if math.isfinite(found.low) else UNDEFINED
     tests = [_p(found.p_wilcoxon), _p(found.p_t)]
-    return [str(found.n), f"{found.first:.2f}", f"{found.second:.2f}", f"{found.difference:+.2f}", interval, *tests, f"{found.wins} of {found.n}"]
+    values = [f"{found.first:.{digits}f}", f"{found.second:.{digits}f}", f"{found.difference:+.{digits}f}"]
+    return [str(found.n), *values, interval, *tests, f"{found.wins} of {found.n}"]
 
 
 def _names(results: Results) -> dict[str, str]:
@@ -92,6 +95,22 @@ def _snr_gain(results: Results) -> list[str]:
     return [f"## NRMSE at SNR {HIGH_SNR:g} against SNR {LOW_SNR:g}", "", *_table(headings, rows)]
 
 
+def _calcification(results: Results) -> list[str]:
+    n_with = len({number for name in results.methods for key in _DIGITS for number in results.by_phantom(name, key)})
+    if not n_with:
+        return []
+    headings = ["method", *(f"{METRICS[key].short} ({METRICS[key].unit})" for key in _DIGITS)]
+    means = [[name, *(value_text(key, results.mean(name, key)) for key in _DIGITS)] for name in results.methods]
+    lines = ["## Calcification", "", f"Means over the {n_with} phantoms that have one.", "", *_table(headings, means)]
+    best = {key: results.best_classical(key) for key in _DIGITS}
+    rows = [
+        [f"{METRICS[key].short}, against {name}", *_compared(results.compare(name, key), digits=_DIGITS[key])]
+        for key, name in best.items()
+        if name is not None and results.has_candidate
+    ]
+    return lines + (_table(["metric", *_COMPARED], rows) if rows else [])
+
+
 def _geometries(results: Results) -> list[str]:
     best = results.best_classical("rmse")
     if best is None or not results.has_candidate:
@@ -112,6 +131,16 @@ def _verdict(results: Results, sentences: Sequence[Sentence]) -> list[str]:
     return ["## Verdict", "", intro, "", *_table(["sentence", "verdict", "numbers"], rows)]
 
 
+def _codes(results: Results) -> list[str]:
+    counts = Counter(row.get("code") for row in results.rows)
+    if not counts:
+        return []
+    if len(counts) == 1 and None not in counts:
+        return [f"All rows were made by one state of qsmdl's code ({next(iter(counts))})."]
+    told = ", ".join(f"{name or 'not recorded'} {n}" for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0] or "")))
+    return [f"Not all rows are known to be of one state of qsmdl's code; rows by state: {told}."]
+
+
 def heldout_page(results: Results, *, command: str, data: str) -> str:
     """The page, without a date: the same results give the same page. command: that makes it; data: what the scans are, in words."""
     lines = ["# Held-out study", "", data, "", "```bash", command, "```", "", _UNIT, "", *_verdict(results, judge_all(results))]
@@ -120,7 +149,8 @@ def heldout_page(results: Results, *, command: str, data: str) -> str:
     if results.rows:
         lines += _means(results)
         lines += _against_each(results) if results.has_candidate else []
-        lines += [*_by_snr(results), *_slopes_by_snr(results), *_snr_gain(results), *_geometries(results)]
+        lines += [*_by_snr(results), *_slopes_by_snr(results), *_calcification(results), *_snr_gain(results), *_geometries(results)]
     if results.left_out:
         lines += ["Left out of every comparison:", "", *(f"- {name}: {reason}" for name, reason in results.left_out), ""]
+    lines += _codes(results)
     return "\n".join(lines).rstrip("\n") + "\n"

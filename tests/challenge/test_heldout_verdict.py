@@ -141,6 +141,27 @@ def test_methods_with_missing_rows_are_left_out_and_named():
     assert "- medi: MemoryError: none left (on Sim1_00_snr30)" in page
 
 
+def test_calcifications_of_those_that_have_one():
+    """Sim1 has none: its rows are undefined there. The best is the best of each metric."""
+    values = {"net": (0.0101, 2.5), "tv": (0.0104, 2.25), "tv+unring": (0.0110, 2.0)}
+    rows = [row for name in values for row in study_rows(name, lambda i, snr: 20.0)]
+    for row in rows:
+        streak, moment = values[row["method"]] if row["phantom"] % 2 else (None, None)
+        row["metrics"] = row["metrics"] | {"CalcStreak": streak, "DeviationFromCalcMoment": moment}
+    page = page_of(study(rows))
+    assert "Means over the 10 phantoms that have one." in page
+    assert "| net | 0.010 | 2.5 |" in page
+    assert "| Streak, against tv | 10 | 0.0101 | 0.0104 | -0.0003 | " in page
+    assert "| Moment, against tv+unring | 10 | 2.50 | 2.00 | +0.50 | " in page
+    assert "## Calcification" not in page_of(study(beaten()))
+
+
+def test_the_code_that_made_the_rows():
+    assert "All rows were made by one state of qsmdl's code (abc)." in page_of(study([row | {"code": "abc"} for row in beaten()]))
+    mixed = [row | {"code": "abc" if row["phantom"] else "xyz"} if row["method"] != "l1" else row for row in beaten()]
+    assert "rows by state: abc 304, not recorded 80, xyz 16." in page_of(study(mixed))
+
+
 def test_without_a_candidate_or_a_competitor():
     nobody = study([row for row in beaten() if row["method"] != "net"])
     assert not any(sentence.holds for sentence in judge_all(nobody))

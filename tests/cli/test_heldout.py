@@ -9,6 +9,7 @@ import torch
 from refused_commands import fails
 
 from qsmdl.challenge.cases import field_of
+from qsmdl.challenge.code import code_digest
 from qsmdl.challenge.heldout import held_out_head
 from qsmdl.challenge.metrics import score
 from qsmdl.challenge.regression import fit_line
@@ -141,6 +142,17 @@ def test_the_rows_are_those_of_the_maps(tmp_path):
         assert rows[name]["slopes"]["mask"] == pytest.approx(np.polyfit(truth.chi_ppm.numpy()[inside], made.numpy()[inside], 1)[0], rel=1e-3)
     row = rows["tkd+unring"]
     assert (row["phantom"], row["peak_snr"], row["traits"], row["kind"]) == (0, 100.0, [], "direct")
+
+
+@pytest.mark.usefixtures("no_figure")
+def test_rows_of_other_code_are_told_and_kept(tmp_path, capsys, monkeypatch):
+    """Not every change of the code changes a map: whoever reads the page is told, and decides."""
+    run(tmp_path, n=1, snrs=(30,), methods=("l2",))
+    assert {row["code"] for row in read_json(tmp_path / "rows.json")} == {code_digest()}
+    assert f"one state of qsmdl's code ({code_digest()})" in capsys.readouterr().out
+    monkeypatch.setattr(heldout_runs, "code_digest", lambda: "later")
+    run(tmp_path, n=1, snrs=(30,))
+    assert f"rows by state: {code_digest()} 2, later 2." in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("no_figure")
