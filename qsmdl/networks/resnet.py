@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qsmdl.errors import InputError
+from qsmdl.networks.convolution import Conv3d
 from qsmdl.networks.economy import recomputed
 from qsmdl.networks.unet import Norm, make_norm
 
@@ -14,11 +15,11 @@ class _Block(nn.Module):
     def __init__(self, width: int, norm: Norm, dropout: float) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv3d(width, width, 3, padding=1, bias=norm in ("none", "group")),
+            Conv3d(width, width, 3, padding=1, bias=norm in ("none", "group")),
             make_norm(norm, width),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            nn.Conv3d(width, width, 3, padding=1, bias=norm in ("none", "group")),
+            Conv3d(width, width, 3, padding=1, bias=norm in ("none", "group")),
             make_norm(norm, width),
         )
 
@@ -54,10 +55,10 @@ class ResNet3d(nn.Module):
         if not 0 <= dropout < 1:
             raise InputError(f"dropout is {dropout}; a probability below 1 is needed.")
         self.checkpoint_blocks = False
-        self.stem = nn.Sequential(nn.Conv3d(in_channels, width, 3, padding=1), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(Conv3d(in_channels, width, 3, padding=1), nn.ReLU(inplace=True))
         self.blocks = nn.Sequential(*(_Block(width, norm, dropout) for _ in range(depth)))
-        self.head = nn.Sequential(nn.Conv3d(width, width, 1), nn.ReLU(inplace=True), nn.Conv3d(width, width, 1), nn.ReLU(inplace=True))
-        self.last = nn.Conv3d(width, out_channels, 1)
+        self.head = nn.Sequential(Conv3d(width, width, 1), nn.ReLU(inplace=True), Conv3d(width, width, 1), nn.ReLU(inplace=True))
+        self.last = Conv3d(width, out_channels, 1)
         if zero_head:
             nn.init.zeros_(self.last.weight)
             if self.last.bias is not None:

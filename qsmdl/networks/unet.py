@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qsmdl.errors import InputError
+from qsmdl.networks.convolution import Conv3d
 from qsmdl.networks.economy import recomputed
 
 Norm = Literal["none", "batch", "group", "instance"]
@@ -38,7 +39,7 @@ class ConvBlock(nn.Sequential):
         layers: list[nn.Module] = []
         for i in range(n_convolutions):
             layers.append(
-                nn.Conv3d(in_channels if i == 0 else channels, channels, kernel_size, padding=kernel_size // 2, bias=norm in ("none", "group"))
+                Conv3d(in_channels if i == 0 else channels, channels, kernel_size, padding=kernel_size // 2, bias=norm in ("none", "group"))
             )
             layers += [make_norm(norm, channels), ACTIVATIONS[activation]()]
         super().__init__(*layers)
@@ -84,7 +85,7 @@ class UNet3d(nn.Module):
         self.ups = nn.ModuleList([_up(up, widths[level + 1], widths[level]) for level in range(depth)])
         self.decoder = nn.ModuleList([block(2 * widths[level], widths[level]) for level in range(depth)])
         self.pool = nn.MaxPool3d(2)
-        self.head = nn.Conv3d(width, out_channels, 1)
+        self.head = Conv3d(width, out_channels, 1)
         self._initialise(activation, zero_head)
 
     def _initialise(self, activation: Activation, zero_head: bool) -> None:
@@ -140,7 +141,7 @@ def _check_settings(**settings: object) -> None:
 def _up(kind: Up, in_channels: int, out_channels: int) -> nn.Module:
     if kind == "transposed":
         return nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2)
-    return nn.Sequential(nn.Conv3d(in_channels, out_channels, 1), nn.Upsample(scale_factor=2, mode="nearest"))
+    return nn.Sequential(Conv3d(in_channels, out_channels, 1), nn.Upsample(scale_factor=2, mode="nearest"))
 
 
 def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
