@@ -8,8 +8,8 @@ from qsmdl.networks.build import build_network
 from qsmdl.networks.convolution import Conv3d
 from qsmdl.networks.unet import UNet3d
 
-KERNELS = [(3, 2), (3, 1), (5, 3), (5, 4), (7, 3), (7, 6)]
-"""Of these sizes, and numbers of voxels along x."""
+SHORT = [(3, (2, 6, 5)), (3, (1, 6, 5)), (5, (3, 6, 5)), (5, (4, 6, 5)), (5, (6, 1, 5)), (5, (6, 6, 4)), (7, (6, 8, 8)), (7, (14, 2, 2))]
+"""Sizes of kernels, and of volumes that are shorter along some axis."""
 
 
 def poison():
@@ -31,11 +31,11 @@ def gradients(convolution, x):
     return [x.grad, *(p.grad.clone() for p in convolution.parameters())]
 
 
-@pytest.mark.parametrize(("kernel", "n"), KERNELS)
-def test_short_volumes_are_convolved_in_float32(kernel, n):
+@pytest.mark.parametrize(("kernel", "size"), SHORT)
+def test_short_volumes_are_convolved_in_float32(kernel, size):
     torch.manual_seed(0)
     convolution = Conv3d(24, 48, kernel, padding=kernel // 2)
-    x = torch.randn(2, 24, n, 6, 5)
+    x = torch.randn(2, 24, *size)
     with half():
         found = convolution(x)
     assert found.dtype == torch.float32
@@ -52,10 +52,10 @@ def test_short_volumes_are_convolved_in_float32(kernel, n):
 
 def test_others_stay_in_half_precision():
     convolution = Conv3d(2, 3, 3, padding=1)
-    x = torch.randn(1, 2, 3, 2, 2)
+    x = torch.randn(1, 2, 3, 4, 3)
     with half():
         assert convolution(x).dtype == torch.bfloat16
-        assert Conv3d(2, 3, 1)(x[..., :1, :, :]).dtype == torch.bfloat16
+        assert Conv3d(2, 3, 1)(x[..., :1, :1, :1]).dtype == torch.bfloat16
     assert convolution(x).dtype == torch.float32
 
 
