@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The shipped flagship from its seeds (docs/flagship.md, entries 4, 7 and 11): four sets of volumes and six trainings, each on from the weights before.
-# Weights were made with the bound of explain_large_scales as it was until entry 8, which left the start of a few volumes of set2 as it was.
+# The shipped flagship from its seeds (docs/flagship.md, entries 4, 7, 11 and 16): four sets of volumes and six trainings, each on from the weights
+# before. The same machine gives the same bits; not those of the shipped weights, whose second training ran on a processor without bfloat16, and whose
+# fifth had the bound of explain_large_scales as it was until entry 8, which left the start of a few volumes of set2 as it was.
 #   bash benchmarks/flagship.sh OUT              # OUT/sixth/weights.safetensors; what is there already is not made again
 #   REHEARSAL=1 bash benchmarks/flagship.sh OUT2 # the same commands on next to nothing, in minutes
 set -euo pipefail

@@ -137,7 +137,10 @@ def _verdict(found: Replay) -> str:
         return f"All activations are finite, the loss is {found.loss:.4g}; the gradient of {found.gradients[0].name} is not finite."
     if found.loss != found.loss or abs(found.loss) == float("inf"):
         return f"All activations of layers are finite, but the loss is {found.loss}."
-    return f"Everything is finite here, the loss is {found.loss:.4g}: training had another device, precision, or batch (of all processes)."
+    return (
+        f"Everything is finite here, the loss is {found.loss:.4g}: training had another device, precision, or batch (of all processes), or what is "
+        "computed is not the same each time (replay it again)."
+    )
 
 
 def _print(told: Mapping[str, Any], found: Replay) -> None:
