@@ -4,6 +4,8 @@ import functools
 import hashlib
 from pathlib import Path
 
+from qsmdl.challenge.maps import file_digest
+
 PACKAGE = Path(__file__).parent.parent
 WITHOUT = ("cli", "report")
 """What asks for maps and scores, and what shows them, but makes neither."""
@@ -15,7 +17,7 @@ def digest_of(package: Path) -> str:
     digest = hashlib.sha256()
     for name, path in found:
         if name.parts[0] not in WITHOUT:
-            digest.update(f"{name.as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+            digest.update(f"{name.as_posix()} {file_digest(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -15,7 +15,7 @@ class Conv3d(nn.Conv3d):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """As that of `nn.Conv3d`."""
+        """[batch, in_channels, x, y, z] to [batch, out_channels, x, y, z], as that of `nn.Conv3d`; float32 where it computes so."""
         short = any(n < size for n, size in zip(input.shape[-3:], self.kernel_size, strict=True))
         if short and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):

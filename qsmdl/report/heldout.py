@@ -16,7 +16,8 @@ _UNIT = """The phantom is the unit: a value is the mean over its peak SNRs, exce
 ([metrics.md](metrics.md)) in %, lower is better. *NAME+unring* is the very same map after the removal of ringing ([unring.md](unring.md)).
 Differences are candidate minus other, negative where the candidate is better; p are one-sided, of a signed-rank test (Wilcoxon) and of a paired t
 test."""
-_DIGITS = {"CalcStreak": 4, "DeviationFromCalcMoment": 2}
+_CALCIFICATION = {"CalcStreak": 4, "DeviationFromCalcMoment": 2}
+"""Metric -> decimals of a comparison."""
 _COMPARED = ("n", "candidate", "other", "difference", "95 % CI", "p (Wilcoxon)", "p (t)", "wins")
 
 
@@ -96,15 +97,15 @@ def _snr_gain(results: Results) -> list[str]:
 
 
 def _calcification(results: Results) -> list[str]:
-    n_with = len({number for name in results.methods for key in _DIGITS for number in results.by_phantom(name, key)})
+    n_with = len({number for name in results.methods for key in _CALCIFICATION for number in results.by_phantom(name, key)})
     if not n_with:
         return []
-    headings = ["method", *(f"{METRICS[key].short} ({METRICS[key].unit})" for key in _DIGITS)]
-    means = [[name, *(value_text(key, results.mean(name, key)) for key in _DIGITS)] for name in results.methods]
+    headings = ["method", *(f"{METRICS[key].short} ({METRICS[key].unit})" for key in _CALCIFICATION)]
+    means = [[name, *(value_text(key, results.mean(name, key)) for key in _CALCIFICATION)] for name in results.methods]
     lines = ["## Calcification", "", f"Means over the {n_with} phantoms that have one.", "", *_table(headings, means)]
-    best = {key: results.best_classical(key) for key in _DIGITS}
+    best = {key: results.best_classical(key) for key in _CALCIFICATION}
     rows = [
-        [f"{METRICS[key].short}, against {name}", *_compared(results.compare(name, key), digits=_DIGITS[key])]
+        [f"{METRICS[key].short}, against {name}", *_compared(results.compare(name, key), digits=_CALCIFICATION[key])]
         for key, name in best.items()
         if name is not None and results.has_candidate
     ]
