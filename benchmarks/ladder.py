@@ -2,6 +2,7 @@
 
     python benchmarks/ladder.py OUT --weights refiner=RUN/weights.safetensors unrolled=RUN2/weights.safetensors
     python benchmarks/ladder.py OUT --weights ... --phantoms 8 --snr 30 100 1000      # goes on where an earlier call ended
+    python benchmarks/ladder.py OUT --weights ... --one-pass                          # alone and with the final solve, not averaged
 
 All networks must be fed the same start (data.prior). Heads are those of `qsmdl heldout` with a seed of their own: never judge on them what was
 chosen on them. Prints the tables of docs/flagship.md.
@@ -72,9 +73,9 @@ def score(chi_ppm: Tensor, truth: Truth) -> Scores:
     return dict(official(as_volumes(chi_ppm.numpy(), truth.chi_ppm.numpy(), truth.mask.numpy(), truth.labels.numpy())))
 
 
-def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, float]]:
+def maps_of(scan: Any, networks: dict[str, Any], *, one_pass: bool = False) -> Iterator[tuple[str, Tensor, float]]:
     """Name, map and seconds: the start with its ringing and without and as classical methods end, and every network alone, averaged, and as
-    `flagship` ends.
+    `flagship` ends; with one_pass alone and as `flagship` with `symmetries=[identity]` ends.
     """
     priors = [prior for _, prior, _ in networks.values()]
     if len({p.digest for p in priors}) != 1:
@@ -90,14 +91,16 @@ def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, 
     if ringing is not None:
         begun = time.perf_counter()
         yield "start, final solve", classical_end(start, field, ringing)[0], seconds + time.perf_counter() - begun
+    averages = {"": SYMMETRIES[:1]} if one_pass else {"": SYMMETRIES[:1], " x 4": SYMMETRIES}
     for name, (network, _, _) in networks.items():
-        for label, symmetries in ((name, SYMMETRIES[:1]), (f"{name} x 4", SYMMETRIES)):
+        for suffix, symmetries in averages.items():
             begun = time.perf_counter()
             found = run_ensemble([network], views_of(inputs, parse_symmetries(symmetries)))
-            chi, seconds = paste(found.mean_ppm, inputs, field), time.perf_counter() - begun
+            label, chi, seconds = name + suffix, paste(found.mean_ppm, inputs, field), time.perf_counter() - begun
             yield label, chi, seconds
-        begun = time.perf_counter()
-        yield f"{label}, large scales", explain_large_scales(chi, field, ringing_ppm=ringing).chi_ppm, seconds + time.perf_counter() - begun
+        if not one_pass:
+            begun = time.perf_counter()
+            yield f"{label}, large scales", explain_large_scales(chi, field, ringing_ppm=ringing).chi_ppm, seconds + time.perf_counter() - begun
         begun = time.perf_counter()
         yield f"{label}, final solve", final_solve(chi, field, ringing)[0], seconds + time.perf_counter() - begun
 
@@ -105,7 +108,7 @@ def maps_of(scan: Any, networks: dict[str, Any]) -> Iterator[tuple[str, Tensor, 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     paths = dict(word.split("=", 1) for word in arguments.weights)
     networks = {name: load_network(path) for name, path in paths.items()}
-    made_from = {name: file_digest(Path(path)) for name, path in paths.items()}
+    made_from = {"one_pass": arguments.one_pass} | {name: file_digest(Path(path)) for name, path in paths.items()}
     rows = []
     for number in range(arguments.phantoms):
         head = held_out_head(number, seed=arguments.seed, voxel_size_mm=arguments.voxel_size)
@@ -116,7 +119,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             if note.get("made_from") != made_from:
                 phantom = phantom or render_phantom(head.recipe, head.params)
                 scan, truth = scan_phantom(head.recipe, head.at(snr), phantom)
-                told = [{"method": m, "phantom": number, "snr": snr, "seconds": s, "metrics": score(c, truth)} for m, c, s in maps_of(scan, networks)]
+                maps = maps_of(scan, networks, one_pass=arguments.one_pass)
+                told = [{"method": m, "phantom": number, "snr": snr, "seconds": s, "metrics": score(c, truth)} for m, c, s in maps]
                 note = {"made_from": made_from, "rows": told}
                 write_json(path, note, overwrite=True)
             rows += note["rows"]
@@ -168,6 +172,7 @@ def read_options(parser: argparse.ArgumentParser, *, phantoms: int, snr: list[fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", nargs="+", required=True, metavar="NAME=PATH")
+    parser.add_argument("--one-pass", action="store_true", help="every network alone and with the final solve, not averaged over symmetries")
     arguments = read_options(parser, phantoms=4, snr=[100.0, 1000.0])
     with torch.no_grad():
         rows = run(arguments)

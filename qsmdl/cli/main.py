@@ -31,6 +31,7 @@ def _reconstruct(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--use-frequency", action="store_true", help="invert the Frequency map instead of a fit to all echoes")
+    parser.add_argument("--remove-offset", action="store_true", help="take off the phase at TE = 0 that coils leave in measured scans")
     parser.add_argument("--gamma", type=float, default=GAMMA_MHZ_PER_TESLA, metavar="MHZ_PER_T", help="for Frequency and --units hz (default 42.577)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--seed", type=int, default=0)
@@ -99,6 +100,8 @@ def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namesp
             parser.error(f"reconstruct takes one scan folder or --field, but got {len(folders)} folders{' and --field' if arguments.field else ''}.")
         if arguments.field is not None and (arguments.units is None or arguments.mask is None):
             parser.error("--field needs --units (ppm, hz or rad: they cannot be told from the values) and --mask.")
+        if arguments.field is not None and arguments.remove_offset:
+            parser.error("--remove-offset needs the echoes of a scan: a field map no longer tells its phase at TE = 0.")
         arguments.scan = Path(folders[0]) if folders else None
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import time
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from qsmdl.io.layouts import header_source, layout_of, read_orientations, read_s
 from qsmdl.io.nifti import SUFFIXES, write_volume
 from qsmdl.io.qsm_ci import has_field_only, read_local_field
 from qsmdl.methods import Method
+from qsmdl.physics.phase_offset import doubts_of_offset, find_phase_offset, take_off_phase_offset
 from qsmdl.report.choice import plot_choice
 from qsmdl.report.table import ended_text
+
+logger = logging.getLogger(__name__)
 
 
 def _case(arguments: argparse.Namespace) -> Case:
@@ -38,13 +42,26 @@ def _case(arguments: argparse.Namespace) -> Case:
         )
         return Case(field.name, field, header_source=arguments.field)
     if layout_of(arguments.scan) == "qsm-ci" and has_field_only(arguments.scan):
+        if arguments.remove_offset:
+            raise InputError(f"{arguments.scan} holds a field map and no echoes, which alone tell a phase at TE = 0. Leave --remove-offset away.")
         field = read_local_field(arguments.scan)
         return Case(field.name, field, header_source=header_source(arguments.scan))
     scan = read_scan(arguments.scan, gamma_mhz_per_tesla=arguments.gamma)
     console.print(f"{scan.name}: {scan.geometry}, echo times {', '.join(f'{1000 * t:g}' for t in scan.echo_times_s)} ms")
+    others = read_orientations(arguments.scan, gamma_mhz_per_tesla=arguments.gamma)
+    if arguments.remove_offset:
+        scan, *others = (take_off_phase_offset(each, find_phase_offset(each)) for each in (scan, *others))
     field = field_of(scan, "frequency" if arguments.use_frequency else "fit")
-    others = [field_of(other) for other in read_orientations(arguments.scan, gamma_mhz_per_tesla=arguments.gamma)]
-    return Case(scan.name, field, scan, header_source=header_source(arguments.scan), orientations=tuple(others))
+    return Case(scan.name, field, scan, header_source=header_source(arguments.scan), orientations=tuple(field_of(other) for other in others))
+
+
+def _doubts_of_phases(case: Case, arguments: argparse.Namespace) -> tuple[str, ...]:
+    if case.scan is None or arguments.use_frequency or arguments.remove_offset:
+        return ()
+    doubts = doubts_of_offset(case.scan)
+    for doubt in doubts:
+        logger.warning("%s: %s.", case.name, doubt)
+    return doubts
 
 
 def _method(arguments: argparse.Namespace) -> Method:
@@ -100,6 +117,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     method, device = _method(arguments), _device(arguments.device)
     outputs = _outputs(arguments, method)
     case = _case(arguments)
+    doubts = _doubts_of_phases(case, arguments)
     if outputs.state.exists() and "state_path" in method.accepts:
         console.print(f"Going on from {outputs.state}")
     line, on_step = timed_lines(method.name, case.name)
@@ -127,7 +145,8 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         "method_seconds": round(row["seconds"], 3),
         "peak_bytes": row["peak_bytes"],
         "uncertainty": None if chi.uncertainty_ppm is None else outputs.uncertainty.name,
-        "doubts": list(chi.outcome.doubts),
+        "phase_offset_removed": arguments.remove_offset,
+        "doubts": [*doubts, *chi.outcome.doubts],
         "chosen": None if choice is None else dataclasses.asdict(choice),
         "seed": arguments.seed,
         "qsmdl_version": __version__,

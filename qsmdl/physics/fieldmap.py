@@ -109,6 +109,17 @@ def fit_line(phase_rad: Tensor, information: Tensor, echo_times_s: tuple[float, 
     return LineFit(slope, start, power, phase_rad - slope * times - start)
 
 
+def fitted_offset(scan: Scan) -> Tensor:
+    """Phase at TE = 0 in rad [x, y, z] of the line through each voxel's phases, within -pi and pi, 0 outside the mask. Raises InputError for one
+    echo.
+    """
+    magnitude, difference = _difference_phases(scan)
+    fit = fit_line(difference, phase_information(magnitude), scan.echo_times_s, offset=True)
+    offset = torch.zeros_like(scan.phase_rad[0])
+    offset[scan.mask] = wrapped(scan.phase_rad[0][scan.mask] + fit.offset_rad)
+    return offset
+
+
 def _phases(scan: Scan) -> tuple[Tensor, Tensor]:
     """Magnitude and unwrapped phase [echo, voxel] of the mask, for a phase of 0 at TE = 0."""
     box = mask_box(scan.mask)

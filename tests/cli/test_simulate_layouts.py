@@ -127,7 +127,7 @@ def test_every_layout_can_be_reconstructed_and_scored(three, tmp_path, layout):
     assert (found.name, found.has_truth) == ("Sim1", True)
 
 
-def test_inputs_without_echoes_are_reconstructed(three, tmp_path):
+def test_inputs_without_echoes_are_reconstructed(three, tmp_path, capsys):
     mounted = tmp_path / "input"
     mounted.mkdir()
     for name in ("groundtruth/localfield.nii.gz", "inputs/mask.nii.gz", "inputs/params.json"):
@@ -136,6 +136,9 @@ def test_inputs_without_echoes_are_reconstructed(three, tmp_path):
     truth = read_truth(three / PLACES["rc2"])
     chi = read_volume(tmp_path / "chi.nii.gz")[0]
     assert np.corrcoef(chi[truth.mask], truth.chi_ppm[truth.mask])[0, 1] > 0.7
+    with pytest.raises(SystemExit):
+        main(["reconstruct", str(mounted), "--method", "tkd", "--remove-offset", "-o", str(tmp_path / "other.nii.gz")])
+    assert "no echoes" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_two_copies_of_a_scan_are_told_apart(three):
