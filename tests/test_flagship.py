@@ -188,10 +188,15 @@ def test_a_scan_within_the_envelope_raises_no_doubt(tmp_path, sample, sample_fie
     assert not caplog.text
 
 
-def test_cards_of_older_versions_still_load(sample_field):
-    """The shipped card has neither anisotropy nor chi, and a single field strength."""
-    envelope = load_weights(SHIPPED_WEIGHTS)[1]["envelope"]
-    assert "chi_ppm" not in envelope
+def test_cards_of_older_versions_still_load(tmp_path, sample_field):
+    """They have neither anisotropy nor chi, and a single field strength."""
+    older = {"b0_tesla": 7.0, "contrast": "random", "max_tilt_deg": 30.0, "peak_snr": [50.0, 1000.0], "voxel_size_mm": [1.0, 1.8]}
+    (doubt,) = unet(sample_field, checkpoint=save(tmp_path / "older.safetensors", envelope=older)).outcome.doubts
+    assert "trained with 1 to 1.8 mm" in doubt
+
+
+def test_the_quick_weights_tell_their_envelope(sample_field):
+    assert {"anisotropy", "chi_ppm"} < load_weights(SHIPPED_WEIGHTS)[1]["envelope"].keys()
     assert any("trained with 1 to 1.8 mm" in doubt for doubt in unet(sample_field).outcome.doubts)
 
 
