@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a trained unrolled network owes to each of its parts and to what it is trained on: networks that differ in one thing, trained alike from nothing,
-# and their scores on development heads (docs/flagship.md, entry 13). One seed each; a quarter of an hour of one core per training, three quarters of an
+# and their scores on development heads (docs/flagship.md, entries 13 and 18). One seed each; a quarter of an hour of one core per training, three quarters of an
 # hour of two cores for set3, a quarter for each set of `mix`.
 #   bash benchmarks/arms.sh OUT              # OUT/set3 is that of benchmarks/flagship.sh, and made where it is missing; what is there already is not made again
 #   REHEARSAL=1 bash benchmarks/arms.sh OUT2 # the same commands on next to nothing, in minutes
