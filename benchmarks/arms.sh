@@ -38,4 +38,4 @@ mix shapes '{head:0,shapes:1,texture:0,label_map:0}'
 mix texture '{head:0,shapes:0,texture:1,label_map:0}'
 mix all_kinds '{head:0.5,shapes:0.25,texture:0.25,label_map:0}'
 python benchmarks/ladder.py "$out/arms/ladder" --weights "${weights[@]}" --phantoms 2 --snr 100 --one-pass --voxel-size "$(either 1 5)"
-python benchmarks/mix.py "$out/mix/samples" --weights "${weights[@]: -4}" --samples "$(either 6 1)" --jobs 2
+python benchmarks/mix.py "$out/mix/samples" --weights "${weights[@]: -4}" --samples "$(either 4 1)" --jobs 2   # those of mix

@@ -27,7 +27,7 @@ from qsmdl.challenge.maps import file_digest
 from qsmdl.challenge.paired import compare_paired
 from qsmdl.challenge.rc2 import official
 from qsmdl.challenge.volumes import as_volumes
-from qsmdl.data.inputs import paste, prepare_inputs, ringing_of
+from qsmdl.data.inputs import Prior, paste, prepare_inputs, ringing_of
 from qsmdl.data.recipe import render_phantom, scan_phantom
 from qsmdl.data.symmetry import parse_symmetries
 from qsmdl.io.files import read_json, write_json
@@ -73,20 +73,25 @@ def score(chi_ppm: Tensor, truth: Truth) -> Scores:
     return dict(official(as_volumes(chi_ppm.numpy(), truth.chi_ppm.numpy(), truth.mask.numpy(), truth.labels.numpy())))
 
 
+def shared_prior(networks: dict[str, Any]) -> Prior:
+    """The start that all networks are fed, with magnitude and echoes where one of them asks for them. networks: of `load_network`, by name."""
+    priors = [prior for _, prior, _ in networks.values()]
+    if len({p.digest for p in priors}) != 1:
+        raise SystemExit(f"the networks are fed different starts: {priors}")
+    asked = {name: any(getattr(p, name) for p in priors) for name in ("magnitude", "echoes")}
+    return dataclasses.replace(priors[0], **asked)
+
+
 def maps_of(scan: Any, networks: dict[str, Any], *, one_pass: bool = False) -> Iterator[tuple[str, Tensor, float]]:
     """Name, map and seconds: the start with its ringing and without and as classical methods end, and every network alone, averaged, and as
     `flagship` ends; with one_pass alone and as `flagship` with `symmetries=[identity]` ends.
     """
-    priors = [prior for _, prior, _ in networks.values()]
-    if len({p.digest for p in priors}) != 1:
-        raise SystemExit(f"the networks are fed different starts: {priors}")
-    begun = time.perf_counter()
-    field, scan, _ = priors[0].corrected(field_of(scan), scan)
-    asked = {name: any(getattr(p, name) for p in priors) for name in ("magnitude", "echoes")}
-    inputs = prepare_inputs(field, dataclasses.replace(priors[0], **asked), scan)
+    begun, prior = time.perf_counter(), shared_prior(networks)
+    field, scan, _ = prior.corrected(field_of(scan), scan)
+    inputs = prepare_inputs(field, prior, scan)
     seconds = time.perf_counter() - begun
     yield "start", paste(inputs.prior_ppm[:, :2].sum(1, keepdim=True), inputs, field), seconds
-    start, ringing = paste(inputs.prior_ppm[:, :1], inputs, field), ringing_of(inputs, priors[0], field)
+    start, ringing = paste(inputs.prior_ppm[:, :1], inputs, field), ringing_of(inputs, prior, field)
     yield "start without ringing", start, seconds
     if ringing is not None:
         begun = time.perf_counter()

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from failures import VOXEL_MM, of_engine
 from generators import nrmse
+from ladder import shared_prior
 
 from qsmdl.challenge.cases import field_of
 from qsmdl.challenge.maps import file_digest
@@ -30,14 +31,12 @@ def errors(kind: str, number: int, paths: dict[str, str], seed: int) -> dict[str
     """NRMSE in % of what is fed and of every network's map on one sample at peak SNR 100."""
     torch.set_num_threads(1)
     networks = {name: load_network(path) for name, path in paths.items()}
-    priors = [prior for _, prior, _ in networks.values()]
-    if len({p.digest for p in priors}) != 1:
-        raise SystemExit(f"the networks are fed different starts: {priors}")
+    prior = shared_prior(networks)
     shares = ", ".join(f"{k}: {float(k == kind)}" for k in (*KINDS, "label_map"))
     scan, truth = render_volume(*of_engine(seed + number, f"phantom.engine.kinds={{{shares}}}"))
     with torch.no_grad():
-        field, known, _ = priors[0].corrected(field_of(scan), scan)
-        inputs = prepare_inputs(field, priors[0], known)
+        field, known, _ = prior.corrected(field_of(scan), scan)
+        inputs = prepare_inputs(field, prior, known)
         maps = {"fed": inputs.prior_ppm[:, :1]} | {name: network(*inputs.arguments) for name, (network, _, _) in networks.items()}
     return {name: nrmse(paste(chi, inputs, field), truth.chi_ppm, truth.mask) for name, chi in maps.items()}
 
@@ -55,6 +54,16 @@ def row(out: Path, kind: str, number: int, paths: dict[str, str], seed: int) -> 
     return found
 
 
+def table(rows: dict[str, list[dict[str, float]]]) -> str:
+    """Mean NRMSE by network and kind, and on how many samples it is lower than that of what is fed."""
+    lines = [f"| NRMSE, voxels of {VOXEL_MM} mm | " + " | ".join(rows) + " |", "|" + "---|" * (len(rows) + 1)]
+    for name in rows[KINDS[0]][0]:
+        means = [statistics.fmean(r[name] for r in found) for found in rows.values()]
+        better = [f" ({sum(r[name] < r['fed'] for r in found)} of {len(found)} better)" if name != "fed" else "" for found in rows.values()]
+        lines.append(f"| {name} | " + " | ".join(f"{mean:.1f}{told}" for mean, told in zip(means, better, strict=True)) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -67,15 +76,8 @@ def main() -> None:
     paths = dict(word.split("=", 1) for word in arguments.weights)
     asked = [(kind, number) for kind in KINDS for number in range(arguments.samples)]
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        found = list(pool.map(row, repeat(arguments.out), *zip(*asked, strict=True), repeat(paths), repeat(arguments.seed)))
-    print(f"| NRMSE, voxels of {VOXEL_MM} mm | " + " | ".join(KINDS) + " |\n|" + "---|" * (len(KINDS) + 1))
-    for name in found[0]:
-        cells = []
-        for kind in KINDS:
-            values = [r[name] for r, (k, _) in zip(found, asked, strict=True) if k == kind]
-            better = sum(r[name] < r["fed"] for r, (k, _) in zip(found, asked, strict=True) if k == kind)
-            cells.append(f"{statistics.fmean(values):.1f}" + (f" ({better} of {len(values)} better)" if name != "fed" else ""))
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        rows = list(pool.map(row, repeat(arguments.out), *zip(*asked, strict=True), repeat(paths), repeat(arguments.seed)))
+    print(table({kind: [r for r, (of, _) in zip(rows, asked, strict=True) if of == kind] for kind in KINDS}))
 
 
 if __name__ == "__main__":

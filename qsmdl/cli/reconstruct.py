@@ -21,11 +21,14 @@ from qsmdl.io.layouts import header_source, layout_of, read_orientations, read_s
 from qsmdl.io.nifti import SUFFIXES, write_volume
 from qsmdl.io.qsm_ci import has_field_only, read_local_field
 from qsmdl.methods import Method
-from qsmdl.physics.phase_offset import doubts_of_offset, find_phase_offset, take_off_phase_offset
+from qsmdl.physics.phase_offset import find_phase_offset, size_of_phase_offset, take_off_phase_offset
 from qsmdl.report.choice import plot_choice
 from qsmdl.report.table import ended_text
+from qsmdl.scan import Scan
 
 logger = logging.getLogger(__name__)
+_DOUBTED_RAD = 0.05
+"""1.3 ppb of a field at 7 T and the echo times of the challenge (own choice)."""
 
 
 def _case(arguments: argparse.Namespace) -> Case:
@@ -53,6 +56,14 @@ def _case(arguments: argparse.Namespace) -> Case:
         scan, *others = (take_off_phase_offset(each, find_phase_offset(each)) for each in (scan, *others))
     field = field_of(scan, "frequency" if arguments.use_frequency else "fit")
     return Case(scan.name, field, scan, header_source=header_source(arguments.scan), orientations=tuple(field_of(other) for other in others))
+
+
+def doubts_of_offset(scan: Scan) -> tuple[str, ...]:
+    """One sentence where the echoes share a phase at TE = 0 of more than 0.05 rad, which a fit without an offset takes for a field; or none."""
+    size = size_of_phase_offset(scan)
+    if size <= _DOUBTED_RAD:
+        return ()
+    return (f"the echoes share a phase of {size:.2f} rad at TE = 0, which is taken for a field; take it off with --remove-offset",)
 
 
 def _doubts_of_phases(case: Case, arguments: argparse.Namespace) -> tuple[str, ...]:

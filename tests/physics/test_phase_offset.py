@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from qsmdl.cli.reconstruct import doubts_of_offset
 from qsmdl.errors import InputError
 from qsmdl.physics.fieldmap import fit_field
-from qsmdl.physics.phase_offset import doubts_of_offset, find_phase_offset, take_off_phase_offset
+from qsmdl.physics.phase_offset import find_phase_offset, take_off_phase_offset
 from qsmdl.scan import Scan
 
 
